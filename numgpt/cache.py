@@ -1,0 +1,72 @@
+"""KVCache: the keys and values of the positions already seen, so that each is computed once.
+
+A new token attends to all earlier ones, but their keys and values never change (nothing before a token sees it).
+Keeping them turns the cost of a token from a pass over the whole text into a pass over one position.
+"""
+
+import numpy as np
+
+from numgpt.config import Config
+from numgpt.errors import ContextError, OptionError
+
+
+class KVCache:
+    """The keys and values of each layer for the positions seen so far: the one mutable thing in numgpt.
+
+    k, v  [L, H, n_ctx, D]  dtype of the parameters; of these, the first len(cache) positions are filled
+    len(cache)              how many positions are held
+
+    `forward(ids, params, config, cache=cache)` appends the positions of ids. If it is interrupted, the cache is as before.
+
+    >>> from numgpt.config import Config
+    >>> cache = KVCache(Config(n_ctx=4, n_embd=6, n_head=2, n_layer=1))
+    >>> k, v = cache.extend(0, np.ones((2, 3, 3), np.float32), np.ones((2, 3, 3), np.float32))
+    >>> len(cache), k.shape
+    (3, (2, 3, 3))
+    >>> cache.truncate(1)
+    >>> len(cache)
+    1
+    """
+
+    def __init__(self, config: Config, dtype: type | np.dtype = np.float32) -> None:
+        shape = (config.n_layer, config.n_head, config.n_ctx, config.head_size)
+        self.k = np.empty(shape, dtype)
+        self.v = np.empty(shape, dtype)
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def extend(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Append the keys and values of T new positions to a layer, and return those of all S = past + T.
+
+        k, v  [H, T, D]
+        Returns k, v [H, S, D], views into the cache. The last layer moves the length on.
+        Raises ContextError where the positions don't fit.
+        """
+        past, n_ctx = len(self), self.k.shape[2]
+        end = past + k.shape[1]
+        if end > n_ctx:
+            raise ContextError(f"{past} positions in the cache and {k.shape[1]} new ones are more than the context of {n_ctx}")
+        self.k[layer, :, past:end] = k
+        self.v[layer, :, past:end] = v
+        if layer == len(self.k) - 1:
+            self._length = end
+        return self.k[layer, :, :end], self.v[layer, :, :end]
+
+    def truncate(self, n: int) -> None:
+        """Keep the first n positions and forget the rest, as if they had never been seen.
+
+        Raises OptionError unless 0 <= n <= len(cache).
+        """
+        if not 0 <= n <= len(self):
+            raise OptionError(f"truncate: {n} positions asked for, expected 0 to {len(self)}, which the cache holds")
+        self._length = n
+
+    def fork(self) -> "KVCache":
+        """Return a copy that goes its own way."""
+        other = object.__new__(KVCache)
+        other.k, other.v, other._length = np.empty_like(self.k), np.empty_like(self.v), len(self)
+        other.k[:, :, : len(self)] = self.k[:, :, : len(self)]
+        other.v[:, :, : len(self)] = self.v[:, :, : len(self)]
+        return other

@@ -1,0 +1,20 @@
+"""Readers of checkpoints: one module a format, each from bytes to a flat dict of `LazyTensor`s by name.
+
+A reader looks at the names, dtypes and shapes of the whole file first and reads no data. So what is not needed is never
+read, and one tensor at a time is in memory while a checkpoint is converted. This file imports none of its modules, so
+that each of them can import it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class LazyTensor(NamedTuple):
+    """A tensor that still lies in its file."""
+
+    dtype: str  # as the format names it: "F32", "F16", "BF16", "F64", ...
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+    """Reads it now: a new, aligned, C-contiguous, native-endian, writable array that nobody else holds."""

@@ -1,0 +1,97 @@
+"""One table from every naming to the parameter tree, and the step from tensors in a file to the tree in memory.
+
+The Hub's files hold OpenAI's tensors with other last names:
+
+    h.3.attn.c_attn.w  is  h.3.attn.c_attn.weight       h.3.ln_1.g  is  h.3.ln_1.weight       wte  is  wte.weight
+
+with or without a prefix, and with things beside them that are no parameters:
+
+    transformer. module. _orig_mod.    from a language model, from DataParallel, from torch.compile; also several at once
+    h.N.attn.bias, .masked_bias        the causal mask and the value that it puts in place (the bias is c_attn.bias)
+    lm_head.weight                     the output head: absent from most files, and in some a copy of wte, which is
+                                       dropped; where the two differ the head is kept, whatever the config says of ties,
+                                       as Transformers does since version 5
+    lm_head.decoder.weight             the same in DialoGPT's first files
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from numgpt.checkpoint import LazyTensor
+from numgpt.config import Config
+from numgpt.errors import CheckpointError
+from numgpt.params import faults, leaves, map_leaves, param_shapes
+
+PREFIXES = re.compile(r"^((transformer|module|_orig_mod)\.)+")
+BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+FLOATS = ("F16", "BF16", "F32", "F64")
+
+
+def hub_name(path: str) -> str:
+    """Return the name, less any prefix, under which the Hub's files hold a leaf of the parameter tree.
+
+    >>> [hub_name(path) for path in ("h.3.attn.c_attn.w", "h.3.ln_1.g", "wte", "lm_head")]
+    ['h.3.attn.c_attn.weight', 'h.3.ln_1.weight', 'wte.weight', 'lm_head.weight']
+    """
+    stem, dot, last = path.rpartition(".")
+    return f"{stem}.{'bias' if last == 'b' else 'weight'}" if dot else f"{path}.weight"
+
+
+def match_params(
+    tensors: dict[str, LazyTensor], config: Config, source: str
+) -> tuple[dict[str, LazyTensor], Config]:
+    """Find the leaves of the parameter tree among the tensors of a file in the Hub's naming.
+
+    tensors  name -> LazyTensor, as the reader of any format returns them
+    source   the name of the file, for messages
+    Returns path in the tree -> LazyTensor, and the config, with tie_word_embeddings corrected where a head is stored
+    that is not wte. No tensor is read, but for a stored head and wte, to compare them.
+    Raises CheckpointError that says all that is missing, left over, or of another shape or dtype.
+    """
+    if config.n_layer > len(tensors):  # before anything is built as large as a config can claim
+        raise CheckpointError(f"{source}: n_layer is {config.n_layer}, but there are only {len(tensors)} tensors")
+
+    stored: dict[str, LazyTensor] = {}
+    for name, tensor in tensors.items():
+        bare = PREFIXES.sub("", name).replace("lm_head.decoder.", "lm_head.")
+        if bare in stored:
+            raise CheckpointError(f"{source}: {bare} is there twice, under different prefixes: which one counts?")
+        if not BUFFERS.fullmatch(bare):
+            stored[bare] = tensor
+
+    if config.tie_word_embeddings and "lm_head.weight" in stored and "wte.weight" in stored:
+        if _same(stored["lm_head.weight"], stored["wte.weight"]):
+            del stored["lm_head.weight"]
+        else:
+            config = config._replace(tie_word_embeddings=False)
+
+    expected = dict(leaves(param_shapes(config)))
+    path_of = {hub_name(path): path for path in expected}
+    given = {path_of.get(name, name): tensor for name, tensor in stored.items()}
+    found = faults({path: tensor.shape for path, tensor in given.items()}, expected)
+    found += [
+        f"{path}: dtype {tensor.dtype}, expected one of {', '.join(FLOATS)}"
+        for path, tensor in given.items()
+        if path in expected and tensor.dtype not in FLOATS
+    ]
+    if found:
+        raise CheckpointError(f"{source} does not fit its configuration: {'; '.join(found)}")
+
+    return given, config
+
+
+def read_params(given: dict[str, LazyTensor], config: Config, dtype: str | None = None) -> dict[str, Any]:
+    """Read the parameter tree, one tensor at a time, so that none is held twice.
+
+    given  path in the tree -> LazyTensor, from match_params
+    dtype  "float32" or "float64"; None for float64 where the file holds any F64, else float32
+    Returns the tree.
+    """
+    target = dtype or ("float64" if any(tensor.dtype == "F64" for tensor in given.values()) else "float32")
+    return map_leaves(lambda path, _: given[path].read().astype(target, copy=False), param_shapes(config))
+
+
+def _same(a: LazyTensor, b: LazyTensor) -> bool:
+    return (a.dtype, a.shape) == (b.dtype, b.shape) and np.array_equal(a.read(), b.read())

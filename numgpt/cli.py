@@ -1,0 +1,301 @@
+"""The command line: the only place that prints or exits."""
+
+import argparse
+import json
+import os
+import secrets
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+import numgpt
+from numgpt import models
+from numgpt.checkpoint.names import match_params
+from numgpt.errors import CheckpointError, NumgptError, TokenError
+from numgpt.params import count_params
+from numgpt.tokenizer import Tokenizer
+
+EXAMPLES = {
+    "numgpt": """examples:
+  numgpt generate "Once upon a time"
+  echo "The king said" | numgpt generate - --seed 1 -n 100
+  numgpt generate "Once" -m path/to/gpt2 --temperature 0 --json
+  numgpt tokenize "Hello, world"
+  numgpt inspect -m storyteller
+  numgpt models""",
+    "generate": """examples:
+  numgpt generate "Once upon a time"
+  numgpt generate "Once upon a time" --seed 1 -n 60      the same text each time
+  numgpt generate "The" --temperature 0                  greedy: always the most likely token
+  numgpt generate "The" --top-k 0 --top-p 0.95           nucleus sampling alone
+  numgpt generate                                        from nothing: the end-of-text token
+  cat prompt.txt | numgpt generate - -m path/to/gpt2""",
+    "tokenize": """examples:
+  numgpt tokenize "Hello, world"
+  numgpt tokenize -m gpt2 "Hello, world"                 GPT-2's vocabulary comes with numgpt
+  numgpt tokenize --allow-special "<|endoftext|>"
+  cat text.txt | numgpt tokenize - --json""",
+    "inspect": """examples:
+  numgpt inspect
+  numgpt inspect -m path/to/model.safetensors --json""",
+    "models": """examples:
+  numgpt models
+  NUMGPT_WEIGHTS=/data/gpt2 numgpt models --json""",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        arguments = [reread_as_utf8(a) for a in (sys.argv[1:] if argv is None else argv)]
+        args = parser().parse_args(arguments)
+        # What Python and NumPy would warn of is said once, and in our words: the context limit, logits that overflow.
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            args.run(args)
+        sys.stdout.flush()
+    except NumgptError as error:
+        return fail(error)
+    except KeyboardInterrupt:
+        say("")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has closed it (`| head`). Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return fail(f"{error.filename or 'standard output'}: {error.strerror}")
+    except MemoryError:
+        return fail("out of memory: the checkpoint does not fit; numgpt inspect shows what it needs")
+    return 0
+
+
+def generate(args: argparse.Namespace) -> None:
+    """numgpt generate: show the prompt and what follows it, token by token."""
+    model = models.load(args.model, dtype=args.dtype)
+    tokenizer = require(model.tokenizer, args.model)
+    prompt = read_text(args.prompt).removesuffix("\n")
+    ids = tokenizer.encode(prompt, allow_special=args.allow_special)
+    if not ids and model.config.eos_token_id is None:
+        raise TokenError(f"the prompt is empty, and {args.model} has no end-of-text token to start from: give some text")
+    seed = secrets.randbits(32) if args.seed is None else args.seed
+    steps = numgpt.generate(
+        ids or [model.config.eos_token_id],
+        model.params,
+        model.config,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p,
+        repetition_penalty=args.repetition_penalty,
+        seed=seed,
+    )
+    if args.seed is None and args.temperature > 0:
+        note(args, f"seed {seed}")
+
+    new_ids: list[int] = []
+    finish_reason = ""
+
+    def watched() -> Iterator[int]:
+        nonlocal finish_reason
+        while True:
+            try:
+                new_ids.append(next(steps))
+            except StopIteration as end:
+                finish_reason = end.value
+                return
+            yield new_ids[-1]
+
+    show = (lambda text: None) if args.json else (lambda text: print(text, end="", flush=True))
+    start = time.perf_counter()
+    show(prompt)
+    text = ""
+    for piece in tokenizer.decode_stream(watched()):
+        show(piece)
+        text += piece
+    seconds = time.perf_counter() - start
+
+    if args.json:
+        result = {"prompt": prompt, "text": text, "ids": new_ids, "finish_reason": finish_reason, "seed": seed}
+        print(json.dumps({"model": str(args.model), **result}))
+    elif not (prompt + text).endswith("\n"):
+        print(flush=True)
+    if finish_reason == "context":
+        note(args, f"stopped at the context limit of {model.config.n_ctx} tokens")
+    note(args, f"{len(new_ids)} tokens in {seconds:.2f} s, {len(new_ids) / seconds:.1f} tokens/s")
+
+
+def tokenize(args: argparse.Namespace) -> None:
+    """numgpt tokenize: show the ids of a text, each with its piece."""
+    tokenizer = require(models.load_tokenizer(args.model), args.model)
+    ids = tokenizer.encode(read_text(args.text), allow_special=args.allow_special)
+    pieces = [piece.decode("utf-8", "backslashreplace") for piece in tokenizer.pieces(ids)]
+    if args.json:
+        print(json.dumps({"ids": ids, "pieces": pieces}))
+    else:
+        for i, piece in zip(ids, pieces, strict=True):
+            print(f"{i:>7}  {piece!r}")
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """numgpt inspect: show what a checkpoint holds, and whether it is sound."""
+    checkpoint = models.open_checkpoint(args.model)
+    tensors = []
+    for name, tensor in checkpoint.tensors.items():
+        array = tensor.read()
+        bad = array.size - int(np.isfinite(array).sum())
+        tensors.append({"name": name, "dtype": tensor.dtype, "shape": list(tensor.shape), "non_finite": bad})
+    parameters = count_params(checkpoint.config)
+    summary = {
+        "weights": str(checkpoint.weights),
+        "config": checkpoint.config._asdict(),
+        "parameters": parameters,
+        "memory_float32": 4 * parameters,
+        "tensors": tensors,
+        "non_finite": sum(row["non_finite"] for row in tensors),
+    }
+    if args.json:
+        print(json.dumps(summary))
+    else:
+        print(checkpoint.weights, end="\n\n")
+        for key, value in checkpoint.config._asdict().items():
+            print(f"  {key:<32} {value}")
+        print(f"\n  {'tensor':<40} {'dtype':<6} shape")
+        for row in tensors:
+            flaw = f"   {row['non_finite']} NOT FINITE" if row["non_finite"] else ""
+            print(f"  {row['name']:<40} {row['dtype']:<6} {' x '.join(map(str, row['shape'])) or 'scalar'}{flaw}")
+        print(f"\n  {parameters:,} parameters, {human_size(4 * parameters)} in memory as float32")
+        print(f"  {summary['non_finite']} values that are not finite")
+    match_params(checkpoint.tensors, checkpoint.config, source=str(checkpoint.weights))
+
+
+def list_models(args: argparse.Namespace) -> None:
+    """numgpt models: show the checkpoints that are known by name or lie in the folder of checkpoints."""
+    rows = []
+    for name in models.list_names():
+        known = models.KNOWN.get(name)
+        path = models.find(name)
+        size = sum(f.stat().st_size for f in path.iterdir() if f.is_file()) if path else known and known.file_bytes
+        rows.append({"name": name, "path": path and str(path), "bytes": size, "about": known.about if known else ""})
+    if args.json:
+        print(json.dumps({"folder": str(models.weights_folder()), "models": rows}))
+        return
+    for row in rows:
+        where = row["path"] or "not here"
+        print(f"  {row['name']:<14} {human_size(row['bytes']):>9}  {row['about']:<36}  {where}")
+    print(f"\nfolder of checkpoints: {models.weights_folder()}")
+
+
+def human_size(n: int) -> str:
+    """Return a number of bytes as people read it.
+
+    >>> human_size(548_105_171), human_size(900)
+    ('548 MB', '900 bytes')
+    """
+    for unit, size in ("GB", 10**9), ("MB", 10**6), ("kB", 10**3):
+        if n >= size:
+            return f"{n / size:.{0 if n >= 100 * size else 1}f} {unit}"
+    return f"{n} bytes"
+
+
+def require(tokenizer: Tokenizer | None, model: str) -> Tokenizer:
+    """Return the tokenizer, for a command that can't do without."""
+    if tokenizer is None:
+        raise CheckpointError(
+            f"{model} has no tokenizer files (vocab.json and merges.txt, or tokenizer.json), which text needs: "
+            f"put them beside the weights, or use the ids from Python"
+        )
+    return tokenizer
+
+
+def read_text(argument: str) -> str:
+    """Return the text that an argument stands for: itself, or for "-" what standard input holds."""
+    if argument != "-":
+        return argument
+    raw = sys.stdin.buffer.read()
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TokenError(f"standard input: byte {raw[error.start]:#04x} at {error.start} is not UTF-8: convert it") from None
+
+
+def reread_as_utf8(argument: str) -> str:
+    """Return an argument whose bytes the locale could not decode as the UTF-8 that it nearly always is."""
+    try:
+        argument.encode("utf-8")
+        return argument
+    except UnicodeEncodeError:  # it holds the surrogates that stand for undecodable bytes
+        return os.fsencode(argument).decode("utf-8", "backslashreplace")
+
+
+def note(args: argparse.Namespace, message: str) -> None:
+    """Say something about the work on standard error, unless -q asks for silence."""
+    if not args.quiet:
+        say(f"numgpt: {message}")
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def fail(error: object) -> int:
+    """Say in one line what went wrong, and return the exit code for it."""
+    say(f"numgpt: error: {error}".replace("\n", " "))
+    return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = argparse.ArgumentParser(
+        prog="numgpt",
+        description="GPT-2 in NumPy: text from a checkpoint on a CPU.",
+        epilog=EXAMPLES["numgpt"],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"numgpt {numgpt.__version__}")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=about,
+            description=f"{about[0].upper()}{about[1:]}.",
+            epilog=EXAMPLES[name],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=run)
+        sub.add_argument("--json", action="store_true", help="print JSON, for programs")
+        sub.add_argument("-q", "--quiet", action="store_true", help="print nothing on standard error but errors")
+        if name != "models":
+            about_model = "a name, a folder or a file (default: storyteller)"
+            sub.add_argument("-m", "--model", default="storyteller", help=about_model)
+        return sub
+
+    sub = command("generate", generate, "continue a text")
+    sub.add_argument("prompt", nargs="?", default="", help="the text to continue; - reads standard input, less a last newline")
+    add = sub.add_argument
+    add("-n", "--max-new-tokens", type=int, default=200, metavar="N", help="the most tokens to make (default: 200)")
+    add("--temperature", type=float, default=0.8, metavar="T", help="0 is greedy (default: 0.8)")
+    add("--top-k", type=int, default=40, metavar="K", help="keep the K likeliest tokens; 0 for all (default: 40)")
+    add("--top-p", type=float, metavar="P", help="keep the fewest tokens that reach this probability together")
+    add("--min-p", type=float, metavar="P", help="keep the tokens at least P times as likely as the likeliest")
+    add("--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1: avoid tokens already there")
+    add("--seed", type=int, metavar="N", help="the same seed makes the same text (default: another each time)")
+    add("--dtype", choices=["float32", "float64"], help="precision (default: that of the checkpoint)")
+    add("--allow-special", action="store_true", help="read <|endoftext|> in the prompt as the token, not as text")
+
+    sub = command("tokenize", tokenize, "show the ids and pieces of a text")
+    sub.add_argument("text", help="the text; - reads standard input")
+    sub.add_argument("--allow-special", action="store_true", help="read <|endoftext|> in the text as the token")
+
+    command("inspect", inspect, "show the config, tensors and health of a checkpoint")
+    command("models", list_models, "list the checkpoints that are known by name, and where they are")
+    return top
