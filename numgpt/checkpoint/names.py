@@ -39,9 +39,7 @@ def hub_name(path: str) -> str:
     return f"{stem}.{'bias' if last == 'b' else 'weight'}" if dot else f"{path}.weight"
 
 
-def match_params(
-    tensors: dict[str, LazyTensor], config: Config, source: str
-) -> tuple[dict[str, LazyTensor], Config]:
+def match_params(tensors: dict[str, LazyTensor], config: Config, source: str) -> tuple[dict[str, LazyTensor], Config]:
     """Find the leaves of the parameter tree among the tensors of a file in the Hub's naming.
 
     tensors  name -> LazyTensor, as the reader of any format returns them
