@@ -47,7 +47,9 @@ class KVCache:
         past, n_ctx = len(self), self.k.shape[2]
         end = past + k.shape[1]
         if end > n_ctx:
-            raise ContextError(f"{past} positions in the cache and {k.shape[1]} new ones are more than the context of {n_ctx}")
+            raise ContextError(
+                f"{past} positions in the cache and {k.shape[1]} new ones are more than the context of {n_ctx}"
+            )
         self.k[layer, :, past:end] = k
         self.v[layer, :, past:end] = v
         if layer == len(self.k) - 1:

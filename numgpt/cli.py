@@ -1,13 +1,14 @@
 """The command line: the only place that prints or exits."""
 
 import argparse
+import io
 import json
 import os
-import secrets
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -49,8 +50,8 @@ EXAMPLES = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+    for stream in sys.stdout, sys.stderr:
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         arguments = [reread_as_utf8(a) for a in (sys.argv[1:] if argv is None else argv)]
@@ -59,18 +60,17 @@ def main(argv: list[str] | None = None) -> int:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             args.run(args)
-        sys.stdout.flush()
+        print(end="", flush=True)
     except NumgptError as error:
         return fail(error)
     except KeyboardInterrupt:
         say("")
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has closed it (`| head`). Python would complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has seen enough: `| head`
+        discard_output()
         return 141
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return fail(f"{error.filename or 'standard output'}: {error.strerror}")
     except MemoryError:
         return fail("out of memory: the checkpoint does not fit; numgpt inspect shows what it needs")
@@ -83,11 +83,13 @@ def generate(args: argparse.Namespace) -> None:
     tokenizer = require(model.tokenizer, args.model)
     prompt = read_text(args.prompt).removesuffix("\n")
     ids = tokenizer.encode(prompt, allow_special=args.allow_special)
-    if not ids and model.config.eos_token_id is None:
-        raise TokenError(f"the prompt is empty, and {args.model} has no end-of-text token to start from: give some text")
-    seed = secrets.randbits(32) if args.seed is None else args.seed
+    if not ids:
+        if model.config.eos_token_id is None:
+            raise TokenError(f"the prompt is empty, and {args.model} has no end-of-text to start from: give some text")
+        ids = [model.config.eos_token_id]
+    seed = int.from_bytes(os.urandom(4), "little") if args.seed is None else args.seed
     steps = numgpt.generate(
-        ids or [model.config.eos_token_id],
+        ids,
         model.params,
         model.config,
         max_new_tokens=args.max_new_tokens,
@@ -137,28 +139,34 @@ def tokenize(args: argparse.Namespace) -> None:
     """numgpt tokenize: show the ids of a text, each with its piece."""
     tokenizer = require(models.load_tokenizer(args.model), args.model)
     ids = tokenizer.encode(read_text(args.text), allow_special=args.allow_special)
-    pieces = [piece.decode("utf-8", "backslashreplace") for piece in tokenizer.pieces(ids)]
+    pieces = tokenizer.pieces(ids)
     if args.json:
-        print(json.dumps({"ids": ids, "pieces": pieces}))
-    else:
-        for i, piece in zip(ids, pieces, strict=True):
+        print(json.dumps({"ids": ids, "pieces": [piece.decode("utf-8", "backslashreplace") for piece in pieces]}))
+        return
+    for i, piece in zip(ids, pieces, strict=True):
+        try:
+            print(f"{i:>7}  {piece.decode('utf-8')!r}")
+        except UnicodeDecodeError:  # a part of a character
             print(f"{i:>7}  {piece!r}")
 
 
 def inspect(args: argparse.Namespace) -> None:
     """numgpt inspect: show what a checkpoint holds, and whether it is sound."""
     checkpoint = models.open_checkpoint(args.model)
-    tensors = []
+    tensors: list[dict[str, Any]] = []
     for name, tensor in checkpoint.tensors.items():
         array = tensor.read()
         bad = array.size - int(np.isfinite(array).sum())
         tensors.append({"name": name, "dtype": tensor.dtype, "shape": list(tensor.shape), "non_finite": bad})
-    parameters = count_params(checkpoint.config)
-    summary = {
+    config = checkpoint.config
+    parameters = count_params(config)
+    cache = 2 * config.n_layer * config.n_ctx * config.n_embd
+    summary: dict[str, Any] = {
         "weights": str(checkpoint.weights),
-        "config": checkpoint.config._asdict(),
+        "config": {key: value for key, value in config._asdict().items() if key != "n_tokens"},
         "parameters": parameters,
-        "memory_float32": 4 * parameters,
+        "float32_bytes": 4 * parameters,
+        "cache_bytes": 4 * cache,
         "tensors": tensors,
         "non_finite": sum(row["non_finite"] for row in tensors),
     }
@@ -166,20 +174,21 @@ def inspect(args: argparse.Namespace) -> None:
         print(json.dumps(summary))
     else:
         print(checkpoint.weights, end="\n\n")
-        for key, value in checkpoint.config._asdict().items():
+        for key, value in summary["config"].items():
             print(f"  {key:<32} {value}")
         print(f"\n  {'tensor':<40} {'dtype':<6} shape")
         for row in tensors:
             flaw = f"   {row['non_finite']} NOT FINITE" if row["non_finite"] else ""
             print(f"  {row['name']:<40} {row['dtype']:<6} {' x '.join(map(str, row['shape'])) or 'scalar'}{flaw}")
-        print(f"\n  {parameters:,} parameters, {human_size(4 * parameters)} in memory as float32")
+        print(f"\n  {parameters:,} parameters: {human_size(4 * parameters)} in memory as float32")
+        print(f"  {human_size(4 * cache)} more for the keys and values of a full context")
         print(f"  {summary['non_finite']} values that are not finite")
-    match_params(checkpoint.tensors, checkpoint.config, source=str(checkpoint.weights))
+    match_params(checkpoint.tensors, config, source=str(checkpoint.weights))
 
 
 def list_models(args: argparse.Namespace) -> None:
     """numgpt models: show the checkpoints that are known by name or lie in the folder of checkpoints."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in models.list_names():
         known = models.KNOWN.get(name)
         path = models.find(name)
@@ -210,8 +219,8 @@ def require(tokenizer: Tokenizer | None, model: str) -> Tokenizer:
     """Return the tokenizer, for a command that can't do without."""
     if tokenizer is None:
         raise CheckpointError(
-            f"{model} has no tokenizer files (vocab.json and merges.txt, or tokenizer.json), which text needs: "
-            f"put them beside the weights, or use the ids from Python"
+            f"{model} has no tokenizer of GPT-2's kind (vocab.json and merges.txt, or tokenizer.json), which text needs: "
+            f"put its files beside the weights, or work with ids from Python"
         )
     return tokenizer
 
@@ -224,7 +233,9 @@ def read_text(argument: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise TokenError(f"standard input: byte {raw[error.start]:#04x} at {error.start} is not UTF-8: convert it") from None
+        raise TokenError(
+            f"standard input: byte {raw[error.start]:#04x} at {error.start} is not UTF-8: convert it"
+        ) from None
 
 
 def reread_as_utf8(argument: str) -> str:
@@ -244,6 +255,11 @@ def note(args: argparse.Namespace, message: str) -> None:
 
 def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
+
+
+def discard_output() -> None:
+    """Send what is left of standard output nowhere, or Python would fail once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(error: object) -> int:
@@ -280,7 +296,9 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command("generate", generate, "continue a text")
-    sub.add_argument("prompt", nargs="?", default="", help="the text to continue; - reads standard input, less a last newline")
+    sub.add_argument(
+        "prompt", nargs="?", default="", help="the text to continue; - reads standard input, less a last newline"
+    )
     add = sub.add_argument
     add("-n", "--max-new-tokens", type=int, default=200, metavar="N", help="the most tokens to make (default: 200)")
     add("--temperature", type=float, default=0.8, metavar="T", help="0 is greedy (default: 0.8)")

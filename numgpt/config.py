@@ -5,6 +5,8 @@
     C  width, n_embd                     F  width of the MLP
     H  heads, n_head                     D  size of a head, C / H
     V  vocabulary, n_vocab               L  layers, n_layer                     n_ctx  context limit
+
+Imports nothing of numgpt but the names of the activations.
 """
 
 import math
@@ -113,7 +115,9 @@ def config_from_json(values: Any, source: str = "config.json") -> Config:
 
     activation = get("activation_function", str, "gelu_new")
     if activation not in ACTIVATIONS:
-        raise CheckpointError(f"{source}: activation_function is {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
+        raise CheckpointError(
+            f"{source}: activation_function is {activation!r}, expected one of {', '.join(ACTIVATIONS)}"
+        )
 
     eos = values.get("eos_token_id", 50256)
     if isinstance(eos, list) and len(eos) == 1:
@@ -138,7 +142,9 @@ def _refuse_other_models(values: dict[str, Any], source: str) -> None:
     kind = values.get("model_type", "gpt2")
     architectures = values.get("architectures") or ["GPT2LMHeadModel"]
     if kind != "gpt2":
-        raise CheckpointError(f"{source}: model_type is {kind!r:.60}, expected 'gpt2': numgpt runs GPT-2 and no other model")
+        raise CheckpointError(
+            f"{source}: model_type is {kind!r:.60}, expected 'gpt2': numgpt runs GPT-2 and no other model"
+        )
     if not (isinstance(architectures, list) and all(str(name).startswith("GPT2") for name in architectures)):
         raise CheckpointError(f"{source}: architectures is {architectures!r:.80}, expected GPT2LMHeadModel")
     for key in REFUSED:

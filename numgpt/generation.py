@@ -1,9 +1,8 @@
 """The loop that turns a model of the next token into text."""
 
-import secrets
+import os
 import warnings
 from collections.abc import Callable, Generator
-from typing import Any
 
 import numpy as np
 
@@ -50,16 +49,16 @@ def generate(
     >>> m = numgpt.load("storyteller")
     >>> ids = m.tokenizer.encode("Once upon a time there")
     >>> m.tokenizer.decode(generate(ids, m.params, m.config, max_new_tokens=6, temperature=0))
-    ' was'
+    ' was a great many years old'
     """
     options = check_sampling(Sampling(temperature, top_k, top_p, min_p, repetition_penalty))
     expected = "an integer of 0 or more"
     check_option("max_new_tokens", max_new_tokens, is_integer(max_new_tokens) and max_new_tokens >= 0, expected)
-    seed = secrets.randbits(32) if seed is None else seed
+    seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
     for name, value in ("seed", seed), ("stream", stream):
         check_option(name, value, is_integer(value) and 0 <= value < 2**64, "an integer from 0 to 2^64 - 1")
-    ids = model.check_ids(ids, config).tolist()
-    prompt_length = len(ids)
+    text: list[int] = model.check_ids(ids, config).tolist()
+    prompt_length = len(text)
     if prompt_length > config.n_ctx:
         raise ContextError(
             f"the prompt has {prompt_length} tokens, but the context of this model is {config.n_ctx}: shorten it"
@@ -67,18 +66,18 @@ def generate(
 
     def steps() -> Generator[int, None, str]:
         cache = KVCache(config, dtype=params["wte"].dtype)
-        new = ids  # what the cache does not hold yet
+        new = text  # what the cache does not hold yet
         for _ in range(max_new_tokens):
             if len(cache) == config.n_ctx:
-                made = len(ids) - prompt_length
+                made = len(text) - prompt_length
                 limit = f"stopped at the context limit of {config.n_ctx} tokens"
                 warnings.warn(f"{limit}: {made} of {max_new_tokens} new tokens are made", stacklevel=2)
                 return "context"
             logits = forward(new, params, config, cache=cache, logits_to_keep=1)[-1, : config.n_tokens]  # [V]
-            new = [sample(logits, ids, options, seed, stream)]
+            new = [sample(logits, text, options, seed, stream)]
             if new[0] == config.eos_token_id:
                 return "stop"
-            ids.extend(new)
+            text.extend(new)
             yield new[0]
         return "length"
 

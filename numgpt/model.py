@@ -170,7 +170,9 @@ def block(
     """
     eps = config.layer_norm_epsilon
     normed = record("ln_1", layer_norm(x, **p["ln_1"], eps=eps))
-    attn_out = record("attn_out", attention(normed, **p["attn"], config=config, layer=layer, cache=cache, record=record))
+    attn_out = record(
+        "attn_out", attention(normed, **p["attn"], config=config, layer=layer, cache=cache, record=record)
+    )
     x = record("resid_mid", x + attn_out)
     normed = record("ln_2", layer_norm(x, **p["ln_2"], eps=eps))
     mlp_out = record("mlp_out", mlp(normed, **p["mlp"], config=config, record=record))
@@ -206,7 +208,7 @@ def forward(
     >>> model = numgpt.load("storyteller")
     >>> logits = forward(model.tokenizer.encode("Once upon a"), model.params, model.config)
     >>> logits.shape, model.tokenizer.decode([logits[-1].argmax()])
-    ((3, 4096), ' time')
+    ((4, 4096), ' time')
     """
     ids = check_ids(ids, config)
     past = check_room(len(ids), params, config, cache)

@@ -79,11 +79,12 @@ def top_p(logits: np.ndarray, p: float) -> np.ndarray:
     array([-1.2 , -0.69,  -inf, -1.9 ])
     """
     probabilities = softmax(logits)
-    order = np.argsort(-probabilities, kind="stable")
-    before = np.cumsum(probabilities[order]) - probabilities[order]
-    out = logits.copy()
-    out[order[before >= p]] = -math.inf
-    return out
+    descending = np.sort(probabilities)[::-1]
+    count = 1 + int(np.searchsorted(np.cumsum(descending), p))  # the first sum that reaches p
+    last = descending[min(count, len(descending)) - 1]  # rounding may keep even the sum of all below p
+    keep = probabilities > last
+    keep[np.flatnonzero(probabilities == last)[: count - np.count_nonzero(keep)]] = True
+    return np.where(keep, logits, -math.inf)
 
 
 def min_p(logits: np.ndarray, p: float) -> np.ndarray:
@@ -110,7 +111,7 @@ def exponentials(seed: int, stream: int, position: int, n: int) -> np.ndarray:
     Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 
     >>> exponentials(seed=1, stream=0, position=7, n=3).round(3)
-    array([0.   , 0.   , 0.   ])
+    array([0.208, 0.185, 0.57 ])
     """
     # The lowest word of the counter counts the outputs, so the position goes into the second.
     raw = np.random.Philox(key=[seed, stream], counter=[0, position, 0, 0]).random_raw(n)
@@ -161,7 +162,9 @@ def check_sampling(options: Sampling) -> Sampling:
     t, k, p, m, r = options
     check_option("temperature", t, is_number(t) and 0 <= t < math.inf, "a finite number, 0 (greedy) or more")
     check_option("top_k", k, k is None or (is_integer(k) and k >= 0), "an integer of 1 or more, or None or 0 for off")
-    check_option("top_p", p, p is None or (is_number(p) and 0 < p <= 1), "a number above 0 and up to 1, or None for off")
+    check_option(
+        "top_p", p, p is None or (is_number(p) and 0 < p <= 1), "a number above 0 and up to 1, or None for off"
+    )
     check_option("min_p", m, m is None or (is_number(m) and 0 <= m <= 1), "a number from 0 to 1, or None for off")
     check_option("repetition_penalty", r, is_number(r) and 0 < r < math.inf, "a finite number above 0; 1 for off")
     return options

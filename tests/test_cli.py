@@ -1,0 +1,322 @@
+"""The command line: what a person types, sees and gets wrong."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from checkpoints import SIZES, TOKENS, hub_tensors, write_checkpoint, write_tokenizer
+
+import numgpt
+from numgpt import cli
+
+STORY = ["generate", "Once upon a time", "--seed", "1", "-n", "20"]
+
+
+def run(*arguments, stdin=b"", env=(), **options):
+    """Run the command in a process of its own, as a shell would."""
+    return subprocess.run(
+        [sys.executable, "-m", "numgpt", *arguments],
+        input=stdin,
+        capture_output=True,
+        env={**os.environ, **dict(env)},
+        timeout=60,
+        **options,
+    )
+
+
+def call(capsys, *arguments):
+    """Run the command in this process; return its exit code, standard output and standard error."""
+    code = cli.main(list(arguments))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def fails(capsys, *arguments):
+    """Run a command that must fail as promised, and return its one line."""
+    code, out, err = call(capsys, *arguments)
+    assert code == 1
+    assert out == ""
+    assert err.startswith("numgpt: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def tiny(folder, *, tokenizer=True, tensors=None, **changes):
+    """Write a checkpoint of 7 positions and 258 tokens, one for each byte and two more. Return its path as text."""
+    sizes = {**SIZES, "vocab_size": TOKENS, **changes}
+    tensors = hub_tensors(sizes["vocab_size"]) if tensors is None else tensors
+    write_checkpoint(folder, tensors, {"model_type": "gpt2", "eos_token_id": None, **sizes})
+    if tokenizer:
+        write_tokenizer(folder)
+    return str(folder)
+
+
+# ---- generate
+
+
+def test_generate_shows_the_prompt_and_the_same_story_each_time(capsys):
+    code, out, _ = call(capsys, *STORY)
+    assert code == 0
+    assert out.startswith("Once upon a time")
+    assert out.endswith("\n")
+    assert call(capsys, *STORY)[1] == out
+    assert call(capsys, *STORY[:-3], "2", *STORY[-2:])[1] != out
+
+
+def test_generate_ends_with_a_line_on_the_speed_which_q_silences(capsys):
+    err = call(capsys, *STORY)[2]
+    tokens, seconds, rate = [float(word) for word in err.replace("numgpt: ", "").split() if word[0].isdigit()][:3]
+    assert tokens == 20
+    assert rate == pytest.approx(tokens / seconds, rel=0.2)
+    assert call(capsys, *STORY, "-q")[2] == ""
+
+
+def test_a_seed_that_was_drawn_is_told_and_makes_the_same_text(capsys):
+    _, out, err = call(capsys, "generate", "The king", "-n", "20")
+    seed = err.split("seed ")[1].split()[0]
+    assert call(capsys, "generate", "The king", "-n", "20", "--seed", seed)[1] == out
+
+
+def test_generate_equals_the_library(capsys):
+    model = numgpt.load("storyteller")
+    ids = model.tokenizer.encode("The king")
+    options = {"temperature": 0.7, "top_k": 30, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.1, "seed": 3}
+    new = list(numgpt.generate(ids, model.params, model.config, max_new_tokens=15, **options))
+    flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    result = json.loads(call(capsys, "generate", "The king", "-n", "15", *flags, "--json")[1])
+    assert result["ids"] == new
+    assert result["text"] == model.tokenizer.decode(new)
+    assert result["prompt"] == "The king"
+    assert result["finish_reason"] == "length"
+    assert result["seed"] == 3
+
+
+def test_text_appears_piece_by_piece(monkeypatch):
+    flushed = []
+    monkeypatch.setattr("builtins.print", lambda *a, **k: flushed.append((a, k.get("flush"))))
+    assert cli.main([*STORY, "-q"]) == 0
+    assert len(flushed) > 15
+    assert all(flush for _, flush in flushed)
+
+
+def test_the_prompt_may_come_from_standard_input_less_its_last_line_end():
+    result = run("generate", "-", *STORY[2:], stdin=b"Once upon a time\n")
+    assert result.stdout == run(*STORY).stdout
+
+
+def test_an_empty_prompt_starts_from_end_of_text(capsys):
+    model = numgpt.load("storyteller")
+    new = list(numgpt.generate([4095], model.params, model.config, max_new_tokens=9, temperature=0))
+    for prompt in [], [""]:
+        result = json.loads(call(capsys, "generate", *prompt, "-n", "9", "--temperature", "0", "--json")[1])
+        assert result["ids"] == new
+
+
+def test_an_empty_prompt_without_an_end_of_text_is_refused(capsys, tmp_path):
+    assert "no end-of-text to start from: give some text" in fails(capsys, "generate", "-m", tiny(tmp_path))
+
+
+def test_special_tokens_count_only_where_they_are_allowed(capsys):
+    texts = [call(capsys, "tokenize", "<|endoftext|>", *flag, "--json")[1] for flag in ([], ["--allow-special"])]
+    ordinary, special = [json.loads(text)["ids"] for text in texts]
+    assert special == [4095]
+    assert len(ordinary) > 1
+    assert 4095 not in ordinary
+
+
+def test_generation_stops_at_the_context_limit_and_says_so(capsys, tmp_path):
+    code, out, err = call(capsys, "generate", "abc", "-m", tiny(tmp_path), "-n", "100", "--json")
+    assert code == 0
+    assert json.loads(out)["finish_reason"] == "context"
+    assert len(json.loads(out)["ids"]) == 7 - 3 + 1  # the last one needs no position, as nothing follows it
+    assert "numgpt: stopped at the context limit of 7 tokens\n" in err
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(capsys, tmp_path):
+    folder = tiny(tmp_path)
+    assert call(capsys, "generate", "abcdefg", "-m", folder)[0] == 0
+    message = "the prompt has 8 tokens, but the context of this model is 7"
+    assert message in fails(capsys, "generate", "abcdefgh", "-m", folder)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--temperature", "-1", "temperature is -1.0, expected a finite number, 0 (greedy) or more"),
+        ("--temperature", "nan", "temperature is nan"),
+        ("--top-k", "-1", "top_k is -1, expected an integer of 1 or more"),
+        ("--top-p", "0", "top_p is 0.0, expected a number above 0 and up to 1"),
+        ("--min-p", "1.1", "min_p is 1.1, expected a number from 0 to 1"),
+        ("--repetition-penalty", "0", "repetition_penalty is 0.0, expected a finite number above 0"),
+        ("--seed", "-5", "seed is -5, expected an integer from 0 to 2^64 - 1"),
+        ("-n", "-1", "max_new_tokens is -1, expected an integer of 0 or more"),
+    ],
+)
+def test_an_option_out_of_range_is_named_with_its_range(capsys, flag, value, message):
+    assert message in fails(capsys, "generate", "x", flag, value)
+
+
+def test_damaged_weights_are_told_instead_of_printing_noise(capsys, tmp_path):
+    tensors = hub_tensors(TOKENS)
+    tensors["h.0.mlp.c_fc.weight"][1, 2] = np.nan
+    folder = tiny(tmp_path, tensors=tensors)
+    code, _, err = call(capsys, "generate", "a", "-m", folder, "-q")
+    assert code == 1
+    assert err.startswith("numgpt: error: the logits of position 1 are not finite (largest: nan)")
+    row = next(line for line in call(capsys, "inspect", "-m", folder)[1].splitlines() if "h.0.mlp.c_fc.weight" in line)
+    assert row.endswith("6 x 10   1 NOT FINITE")
+
+
+def test_a_checkpoint_without_a_tokenizer_says_what_is_missing(capsys, tmp_path):
+    folder = tiny(tmp_path, tokenizer=False)
+    for command in "generate", "tokenize":
+        assert "no tokenizer of GPT-2's kind (vocab.json and merges.txt" in fails(capsys, command, "x", "-m", folder)
+
+
+# ---- tokenize, inspect, models
+
+
+def test_tokenize_shows_ids_and_pieces(capsys):
+    out = call(capsys, "tokenize", "Hello world\u00e9", "-m", "gpt2")[1]
+    assert out == "  15496  'Hello'\n    995  ' world'\n   2634  '\u00e9'\n"
+
+
+def test_tokenize_shows_the_bytes_of_half_a_character(capsys):
+    out = call(capsys, "tokenize", "\U0001f642")[1]
+    assert out.splitlines()[0].split() == ["172", r"b'\xf0'"]
+    assert json.loads(call(capsys, "tokenize", "\U0001f642", "--json")[1])["pieces"][0] == r"\xf0"
+
+
+def test_tokenize_keeps_every_byte_of_standard_input():
+    result = run("tokenize", "-", "--json", stdin=b"a\r\nb\n")
+    assert "".join(json.loads(result.stdout)["pieces"]) == "a\r\nb\n"
+
+
+def test_inspect_shows_config_tensors_and_memory(capsys):
+    out = call(capsys, "inspect")[1]
+    assert "5,918,720 parameters: 23.7 MB in memory as float32" in out
+    assert "6.3 MB more for the keys and values of a full context" in out
+    assert "0 values that are not finite" in out
+    assert any(line.split() == ["transformer.wte.weight", "F16", "4096", "x", "256"] for line in out.splitlines())
+    assert any(line.split() == ["n_ctx", "512"] for line in out.splitlines())
+    facts = json.loads(call(capsys, "inspect", "--json")[1])
+    assert facts["parameters"] == sum(
+        np.prod(row["shape"], dtype=int) for row in facts["tensors"] if not row["name"].endswith("attn.bias")
+    )
+
+
+def test_inspect_shows_the_tensors_of_a_checkpoint_that_does_not_fit_and_then_says_so(capsys, tmp_path):
+    code, out, err = call(capsys, "inspect", "-m", tiny(tmp_path, n_positions=8))
+    assert code == 1
+    assert "wpe.weight" in out
+    assert "wpe: shape (7, 6), expected (8, 6)" in err
+
+
+def test_models_lists_known_names_and_what_lies_in_the_folder(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMGPT_WEIGHTS", str(tmp_path))
+    tiny(tmp_path / "someone" / "tuned")
+    out = call(capsys, "models")[1]
+    rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
+    assert "548 MB" in rows["gpt2"]
+    assert "not here" in rows["gpt2"]
+    assert str(numgpt.models.bundled()) in rows["storyteller"]
+    assert str(tmp_path / "someone" / "tuned") in rows["someone/tuned"]
+    listed = json.loads(call(capsys, "models", "--json")[1])
+    assert {row["name"]: row["path"] for row in listed["models"]}["gpt2"] is None
+
+
+# ---- usage, streams and signals
+
+
+def test_every_example_of_the_help_runs(capsys):
+    for text in cli.EXAMPLES.values():
+        for line in text.splitlines()[1:]:
+            command = shlex.split(line.split("    ")[0])
+            if "path/to" in line or command[0] != "numgpt" or command[1:2] == ["generate"]:
+                continue
+            assert call(capsys, *command[1:])[0] == 0
+
+
+@pytest.mark.parametrize("command", [[], ["generate"], ["tokenize"], ["inspect"], ["models"]])
+def test_help_shows_examples(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command, "--help"])
+    assert stop.value.code == 0
+    assert "examples:\n  numgpt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", [[], ["sing"], ["generate", "--speed"], ["generate", "-n", "many"], ["tokenize"]])
+def test_wrong_usage_exits_2(capsys, wrong):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(wrong)
+    assert stop.value.code == 2
+    assert "usage: numgpt" in capsys.readouterr().err
+
+
+def test_an_unknown_model_says_where_it_was_looked_for(capsys):
+    err = fails(capsys, "generate", "x", "-m", "nope")
+    assert "no checkpoint 'nope'" in err
+    assert str(numgpt.models.weights_folder()) in err
+
+
+def test_standard_input_that_is_not_utf_8_is_refused_with_the_place():
+    result = run("tokenize", "-", stdin=b"ab\xffc")
+    assert result.returncode == 1
+    assert result.stderr == b"numgpt: error: standard input: byte 0xff at 2 is not UTF-8: convert it\n"
+
+
+def test_arguments_that_the_locale_can_not_decode_are_read_as_utf_8():
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = run("tokenize", "w\u00f6rld \U0001f642", "--json", env=ascii_only)
+    assert "".join(json.loads(result.stdout)["pieces"]) == r"w\xc3\xb6rld \xf0\x9f\x99\x82"
+    assert json.loads(result.stdout) == json.loads(run("tokenize", "w\u00f6rld \U0001f642", "--json").stdout)
+
+
+def test_bytes_that_are_no_utf_8_at_all_are_escaped():
+    result = run("tokenize", b"a\xffb", "--json")
+    assert "".join(json.loads(result.stdout)["pieces"]) == r"a\xffb"
+
+
+def test_characters_that_standard_output_can_not_show_are_escaped():
+    result = run("generate", "\u00e9t\u00e9", "-n", "0", env={"PYTHONIOENCODING": "ascii"})
+    assert result.returncode == 0
+    assert result.stdout == b"\\xe9t\\xe9\n"
+
+
+def test_a_closed_pipe_ends_the_command_quietly():
+    command = f"{shlex.quote(sys.executable)} -m numgpt generate Once --seed 1 -n 400 -q | head -c 20"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    assert len(result.stdout) == 20
+    assert result.stderr == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_told_in_one_line():
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "numgpt", "tokenize", "Hello"], stdout=full, stderr=subprocess.PIPE, timeout=60
+        )
+    assert result.returncode == 1
+    assert result.stderr == b"numgpt: error: standard output: No space left on device\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send to one process")
+def test_ctrl_c_in_the_middle_exits_130_without_a_traceback():
+    command = [sys.executable, "-m", "numgpt", "generate", "Once", "-n", "400", "--seed", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.read(10)  # it has begun
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"numgpt {numgpt.__version__}\n"
