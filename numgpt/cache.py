@@ -16,7 +16,7 @@ class KVCache:
     k, v  [L, H, n_ctx, D]  dtype of the parameters; of these, the first len(cache) positions are filled
     len(cache)              how many positions are held
 
-    `forward(ids, params, config, cache=cache)` appends the positions of ids. If it is interrupted, the cache is as before.
+    `forward(ids, params, config, cache=cache)` appends the positions of ids. Where it is interrupted, it appends none.
 
     >>> from numgpt.config import Config
     >>> cache = KVCache(Config(n_ctx=4, n_embd=6, n_head=2, n_layer=1))

@@ -219,8 +219,8 @@ def require(tokenizer: Tokenizer | None, model: str) -> Tokenizer:
     """Return the tokenizer, for a command that can't do without."""
     if tokenizer is None:
         raise CheckpointError(
-            f"{model} has no tokenizer of GPT-2's kind (vocab.json and merges.txt, or tokenizer.json), which text needs: "
-            f"put its files beside the weights, or work with ids from Python"
+            f"{model} has no tokenizer of GPT-2's kind (vocab.json and merges.txt, or tokenizer.json), "
+            f"which text needs: put its files beside the weights, or work with ids from Python"
         )
     return tokenizer
 

@@ -219,7 +219,7 @@ def forward(
     for layer, p in enumerate(params["h"]):
         x = block(x, p, config, layer, cache, record_in(layer, record))
     x = record("ln_f", layer_norm(x, **params["ln_f"], eps=config.layer_norm_epsilon))
-    head = params.get("lm_head", params["wte"])  # [V, C]
+    head = params["lm_head"] if "lm_head" in params else params["wte"]  # [V, C]
     return record("logits", x[-logits_to_keep:] @ head.T)
 
 

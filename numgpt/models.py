@@ -57,8 +57,8 @@ class Checkpoint(NamedTuple):
 def load(name_or_path: str | os.PathLike[str], dtype: Any = None) -> Model:
     """Read a checkpoint.
 
-    name_or_path  a folder, a .safetensors file or its .index.json (with config.json beside it), or a name: "storyteller",
-                  which comes with numgpt, or a folder below `weights_folder()`
+    name_or_path  a folder; a .safetensors file, or the .index.json of several, with config.json beside it; or a name:
+                  "storyteller", which comes with numgpt, or that of a folder in `weights_folder()`
     dtype         float32 or float64: convert to it. None: those two stay, F16 and BF16 are widened to float32
     Returns a Model. Its tokenizer is None where there are no tokenizer files.
     Raises CheckpointError where there is no such checkpoint, or it is damaged, incomplete or no GPT-2; OptionError for
@@ -105,7 +105,7 @@ def open_checkpoint(name_or_path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def locate(name_or_path: str | os.PathLike[str]) -> Path:
-    """Return where a checkpoint lies: a path, the bundled model or a folder of the folder of checkpoints, in this order.
+    """Return where a checkpoint lies: at a path, with numgpt or in the folder of checkpoints, looked up in this order.
 
     Raises CheckpointError where there is none, with the places that were searched.
     """
@@ -147,7 +147,7 @@ def bundled() -> Path:
 
 
 def weights_folder() -> Path:
-    """Return the folder of checkpoints: $NUMGPT_WEIGHTS, else weights/ of a checkout, else a cache folder of the user."""
+    """Return the folder of checkpoints: $NUMGPT_WEIGHTS, else weights/ of a checkout, else the user's cache folder."""
     if chosen := os.environ.get("NUMGPT_WEIGHTS"):
         return Path(chosen)
     if CHECKOUT:

@@ -6,6 +6,7 @@ No argument is modified. None of these raises: shapes are checked once, when a c
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -88,7 +89,7 @@ def silu(x: np.ndarray) -> np.ndarray:
 
 
 # Each name that `activation_function` may have in a configuration.
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "gelu_new": gelu,
     "gelu_pytorch_tanh": gelu,
     "gelu": gelu_erf,

@@ -107,7 +107,7 @@ def check_params(params: dict[str, Any], config: Config) -> None:
 
 
 def random_params(config: Config, seed: int = 0, dtype: type | np.dtype = np.float32) -> dict[str, Any]:
-    """Return parameters as GPT-2 has them before training: N(0, 0.02), residual projections narrower, gains 1, biases 0.
+    """Return parameters as GPT-2 has them before training: matrices from a normal distribution, gains 1, biases 0.
 
         w ~ N(0, 0.02),  for the two projections into the residual stream of each layer N(0, 0.02 / sqrt(2 L))
 

@@ -103,7 +103,9 @@ def bf16(x: np.ndarray) -> Raw:
 
 def raw(x: np.ndarray | Raw) -> Raw:
     """An array as safetensors holds it: little-endian, in C order."""
-    return x if isinstance(x, Raw) else Raw(DTYPES[x.dtype.name], x.shape, x.astype(x.dtype.newbyteorder("<")).tobytes())
+    return (
+        x if isinstance(x, Raw) else Raw(DTYPES[x.dtype.name], x.shape, x.astype(x.dtype.newbyteorder("<")).tobytes())
+    )
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray | Raw], old: bool = False) -> Path:
@@ -133,7 +135,11 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def write_checkpoint(
-    folder: Path, tensors: dict[str, Any] | None = None, config: Any = CONFIG, name: str = "model.safetensors", **how: Any
+    folder: Path,
+    tensors: dict[str, Any] | None = None,
+    config: Any = CONFIG,
+    name: str = "model.safetensors",
+    **how: Any,
 ) -> Path:
     """Write a folder with a config.json and a file of weights, by default a sound one. Returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ The Hub's files hold OpenAI's tensors with other last names:
 
 with or without a prefix, and with things beside them that are no parameters:
 
-    transformer. module. _orig_mod.    from a language model, from DataParallel, from torch.compile; also several at once
+    transformer. module. _orig_mod.    from a language model, from DataParallel, from torch.compile; or several
     h.N.attn.bias, .masked_bias        the causal mask and the value that it puts in place (the bias is c_attn.bias)
     lm_head.weight                     the output head: absent from most files, and in some a copy of wte, which is
                                        dropped; where the two differ the head is kept, whatever the config says of ties,
