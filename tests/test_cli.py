@@ -205,9 +205,7 @@ def test_inspect_shows_config_tensors_and_memory(capsys):
     assert any(line.split() == ["transformer.wte.weight", "F16", "4096", "x", "256"] for line in out.splitlines())
     assert any(line.split() == ["n_ctx", "512"] for line in out.splitlines())
     facts = json.loads(call(capsys, "inspect", "--json")[1])
-    assert facts["parameters"] == sum(
-        np.prod(row["shape"], dtype=int) for row in facts["tensors"] if not row["name"].endswith("attn.bias")
-    )
+    assert facts["parameters"] == sum(np.prod(row["shape"], dtype=int) for row in facts["tensors"])
 
 
 def test_inspect_shows_the_tensors_of_a_checkpoint_that_does_not_fit_and_then_says_so(capsys, tmp_path):

@@ -8,9 +8,9 @@ with or without a prefix, and with things beside them that are no parameters:
 
     transformer. module. _orig_mod.    from a language model, from DataParallel, from torch.compile; or several
     h.N.attn.bias, .masked_bias        the causal mask and the value that it puts in place (the bias is c_attn.bias)
-    lm_head.weight                     the output head: absent from most files, and in some a copy of wte, which is
-                                       dropped; where the two differ the head is kept, whatever the config says of ties,
-                                       as Transformers does since version 5
+    lm_head.weight                     the output head: absent from most files, in some a copy of wte, or in its place;
+                                       where the two differ both are kept, whatever the config says of ties, as
+                                       Transformers does since version 5
     lm_head.decoder.weight             the same in DialoGPT's first files
 """
 
@@ -59,11 +59,12 @@ def match_params(tensors: dict[str, LazyTensor], config: Config, source: str) ->
         if not BUFFERS.fullmatch(bare):
             stored[bare] = tensor
 
-    if config.tie_word_embeddings and "lm_head.weight" in stored and "wte.weight" in stored:
-        if _same(stored["lm_head.weight"], stored["wte.weight"]):
-            del stored["lm_head.weight"]
-        else:
+    head, embedding = stored.get("lm_head.weight"), stored.get("wte.weight")
+    if config.tie_word_embeddings and head:
+        if embedding and not _same(head, embedding):
             config = config._replace(tie_word_embeddings=False)
+        else:
+            stored["wte.weight"] = stored.pop("lm_head.weight")
 
     expected = dict(leaves(param_shapes(config)))
     path_of = {hub_name(path): path for path in expected}

@@ -1,0 +1,172 @@
+"""forward agrees with Hugging Face transformers in every named intermediate. No torch is needed: the values are stored.
+
+tests/reference/ holds the dumps, the script that made them and a README with the table of names and shapes.
+
+Two kinds of tolerance, both per tensor:
+
+- float64 against float64. Two correct programs differ by rounding alone, here by some 10 eps of the largest value of a
+  tensor. FLOAT64 allows 1e-12 of it: fifty times what rounding does, and a ten-thousandth of what float32 would do.
+- float32 against the float64 dump, which is the truth as far as float32 can tell. Our error may be FLOAT32 times
+  PyTorch's own float32 error in that tensor, or that many roundings (eps) of its largest value where PyTorch was lucky.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+import numgpt
+from numgpt.checkpoint import LazyTensor
+from numgpt.checkpoint.names import match_params, read_params
+from numgpt.config import config_from_json
+
+FOLDER = pathlib.Path(__file__).parent / "reference"
+DUMPS = sorted(path.stem.removeprefix("model_") for path in FOLDER.glob("model_*.npz"))
+
+FLOAT64 = 1e-12
+FLOAT32 = 8.0
+
+# The table of names in README.md, in the order in which the model computes them.
+LAYER = {
+    "ln_1": "TC",
+    "attn.q": "HTD",
+    "attn.k": "HTD",
+    "attn.v": "HTD",
+    "attn.scores": "HTS",
+    "attn.weights": "HTS",
+    "attn.z": "HTD",
+    "attn_out": "TC",
+    "resid_mid": "TC",
+    "ln_2": "TC",
+    "mlp.pre": "TF",
+    "mlp.post": "TF",
+    "mlp_out": "TC",
+    "resid_post": "TC",
+}
+
+
+def expected_shapes(config, T):
+    """Return name -> shape of all intermediates of one run without a cache (S = T), in order."""
+    dims = {
+        "T": T,
+        "S": T,
+        "C": config["n_embd"],
+        "H": config["n_head"],
+        "D": config["n_embd"] // config["n_head"],
+        "F": config["n_inner"] or 4 * config["n_embd"],
+        "V": config["vocab_size"],
+    }
+    names = {"embed": "TC"}
+    for layer in range(config["n_layer"]):
+        names |= {f"h.{layer}.{name}": shape for name, shape in LAYER.items()}
+    names |= {"ln_f": "TC", "logits": "TV"}
+    return {name: tuple(dims[letter] for letter in shape) for name, shape in names.items()}
+
+
+def read(name):
+    """Return one dump as a dict of arrays, and its configuration as the dict that config.json would hold."""
+    with np.load(FOLDER / f"model_{name}.npz", allow_pickle=False) as file:
+        dump = dict(file)
+    return dump, json.loads(str(dump["config"]))
+
+
+def run(dump, config, dtype, change=lambda name, x: x):
+    """Run numgpt on a dump's ids and parameters and return everything that forward records, in order."""
+    settings = config_from_json(config)
+    stored = {key.removeprefix("params/"): x for key, x in dump.items() if key.startswith("params/")}
+    tensors = {key: LazyTensor("F32", x.shape, x.copy) for key, x in stored.items()}
+    given, settings = match_params(tensors, settings, source="the dump")
+    params = read_params(given, settings, dtype)
+    seen = {}
+
+    def record(name, x):
+        assert name not in seen, f"{name} was recorded twice"
+        seen[name] = x = change(name, x)
+        return x
+
+    logits = numgpt.forward(dump["ids"], params, settings, record=record)
+    assert logits is seen["logits"]
+    return seen
+
+
+def largest(x):
+    """Return the largest finite absolute value."""
+    return np.abs(x[np.isfinite(x)]).max(initial=0.0)
+
+
+def difference(ours, ref):
+    """Return the largest |ours - ref|; infinite where one is finite and the other is not."""
+    if ours.shape != ref.shape or not np.array_equal(np.isfinite(ours), np.isfinite(ref)):
+        return np.inf
+    known = np.isfinite(ref)
+    if not np.array_equal(ours[~known], ref[~known]):  # -inf, where scores are masked
+        return np.inf
+    return largest(ours[known].astype(np.float64) - ref[known].astype(np.float64))
+
+
+def allowed(dump, name, dtype):
+    """Return how far a tensor of ours may be from the float64 dump."""
+    truth = dump[f"float64/{name}"]
+    if dtype == "float64":
+        return FLOAT64 * max(1.0, largest(truth))
+    rounding = np.finfo(np.float32).eps * largest(truth)
+    return FLOAT32 * max(difference(dump[f"float32/{name}"], truth), rounding)
+
+
+def first_difference(dump, seen, dtype):
+    """Return the first tensor, in model order, that is further from the dump than allowed, as a sentence; or None."""
+    for name, x in seen.items():
+        gap, limit = difference(x, dump[f"float64/{name}"]), allowed(dump, name, dtype)
+        if not gap <= limit:
+            return f"{name} {list(x.shape)} is the first to part: max |difference| {gap:.3g}, allowed {limit:.3g}"
+    return None
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", DUMPS)
+def test_every_intermediate_equals_that_of_transformers(name, dtype):
+    dump, config = read(name)
+    message = first_difference(dump, run(dump, config, dtype), dtype)
+    if message:
+        pytest.fail(f"{name} ({config['activation_function']}), {dtype}: {message}")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", DUMPS)
+def test_names_shapes_and_dtypes_are_those_of_the_table(name, dtype):
+    dump, config = read(name)
+    shapes = expected_shapes(config, len(dump["ids"]))
+    assert [key.partition("/")[2] for key in dump if key.startswith(f"{dtype}/")] == list(shapes)
+    seen = run(dump, config, dtype)
+    assert list(seen) == list(shapes)
+    assert {key: x.shape for key, x in seen.items()} == shapes
+    assert {key: x.dtype.name for key, x in seen.items()} == dict.fromkeys(shapes, dtype)
+
+
+@pytest.mark.parametrize(("dtype", "amount"), [("float64", 1e-9), ("float32", 1e-4)])
+def test_a_small_error_is_found_where_it_is_made(dtype, amount):
+    dump, config = read("gelu_new")
+    for name in expected_shapes(config, len(dump["ids"])):
+
+        def change(at, x, name=name):
+            return x + x.dtype.type(amount) if at == name else x
+
+        message = first_difference(dump, run(dump, config, dtype, change), dtype)
+        assert message, f"an error of {amount} in {name} was not seen"
+        assert message.startswith(f"{name} [")
+
+
+def test_dumps_and_readme_list_the_same_models():
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    listed = sorted(line.split("`")[1] for line in text.splitlines() if line.startswith("| `model_"))
+    assert listed == [f"model_{name}.npz" for name in DUMPS]
+
+
+@pytest.mark.parametrize("name", DUMPS)
+def test_a_dump_says_how_it_was_made(name):
+    dump, config = read(name)
+    about = json.loads(str(dump["about"]))
+    assert about["name"] == name
+    assert {"command", "seed", "torch", "transformers", "numpy", "python", "cpu"} <= set(about)
+    assert config["transformers_version"] == about["transformers"]
