@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -153,13 +154,17 @@ def tokenize(args: argparse.Namespace) -> None:
 def inspect(args: argparse.Namespace) -> None:
     """numgpt inspect: show what a checkpoint holds, and whether it is sound."""
     checkpoint = models.open_checkpoint(args.model)
+    config, misfit = checkpoint.config, None
+    try:
+        match_params(checkpoint.tensors, config, source=str(checkpoint.weights))
+    except CheckpointError as error:
+        misfit = error
     tensors: list[dict[str, Any]] = []
     for name, tensor in checkpoint.tensors.items():
         array = tensor.read()
         bad = array.size - int(np.isfinite(array).sum())
         tensors.append({"name": name, "dtype": tensor.dtype, "shape": list(tensor.shape), "non_finite": bad})
-    config = checkpoint.config
-    parameters = count_params(config)
+    parameters = sum(math.prod(row["shape"]) for row in tensors) if misfit else count_params(config)
     cache = 2 * config.n_layer * config.n_ctx * config.n_embd
     summary: dict[str, Any] = {
         "weights": str(checkpoint.weights),
@@ -183,7 +188,8 @@ def inspect(args: argparse.Namespace) -> None:
         print(f"\n  {parameters:,} parameters: {human_size(4 * parameters)} in memory as float32")
         print(f"  {human_size(4 * cache)} more for the keys and values of a full context")
         print(f"  {summary['non_finite']} values that are not finite")
-    match_params(checkpoint.tensors, config, source=str(checkpoint.weights))
+    if misfit:
+        raise misfit
 
 
 def list_models(args: argparse.Namespace) -> None:

@@ -9,7 +9,6 @@
 Imports nothing of numgpt but the names of the activations.
 """
 
-import math
 from typing import Any, NamedTuple
 
 from numgpt.errors import CheckpointError
@@ -50,13 +49,14 @@ class Config(NamedTuple):
         return self.n_embd // self.n_head
 
 
-# Our name, then the others under which files give the same size.
+# Our name for a size, and those under which files give it. (Old files have n_ctx beside n_positions, and only the
+# latter counts; OpenAI's have n_ctx alone.)
 SIZES = {
-    "n_vocab": ("vocab_size",),
+    "n_vocab": ("n_vocab", "vocab_size"),
     "n_ctx": ("n_positions", "max_position_embeddings"),
-    "n_embd": ("hidden_size",),
-    "n_head": ("num_attention_heads",),
-    "n_layer": ("num_hidden_layers",),
+    "n_embd": ("n_embd", "hidden_size"),
+    "n_head": ("n_head", "num_attention_heads"),
+    "n_layer": ("n_layer", "num_hidden_layers"),
 }
 
 # What would change the result and is not GPT-2: each of these must be absent, null, false or empty.
@@ -78,58 +78,52 @@ def config_from_json(values: Any, source: str = "config.json") -> Config:
     >>> config_from_json({"model_type": "gpt2", "n_embd": 32, "n_head": 4, "vocab_size": 100}).n_vocab
     100
     """
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{source}: expected a JSON object, got {type(values).__name__}")
-    _refuse_other_models(values, source)
+
+    def wrong(what: str, value: Any, expected: str) -> CheckpointError:
+        return CheckpointError(f"{source}: {what} is {value!r:.80}, expected {expected}: damaged, or not of a GPT-2?")
 
     def get(key: str, kind: type, default: Any) -> Any:
         value = values.get(key)
-        if value is None:
-            return default
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise CheckpointError(f"{source}: {key} is {value!r:.60}, expected {kind.__name__}")
-        return value
+        if value is not None and type(value) is not kind:
+            raise wrong(key, value, {int: "an integer", bool: "true or false", str: "a string"}[kind])
+        return default if value is None else value
+
+    if not isinstance(values, dict):
+        raise wrong("the content", values, "a JSON object")
+    _refuse_other_models(values, source)
 
     sizes = {}
-    for name, others in SIZES.items():
-        # n_ctx alone comes last: old files carry it beside n_positions, and only the latter is used.
-        spellings = (*others, name) if name == "n_ctx" else (name, *others)
-        given = {key: get(key, int, None) for key in spellings if values.get(key) is not None}
-        if name != "n_ctx" and len(set(given.values())) > 1:
-            raise CheckpointError(f"{source}: {' and '.join(f'{k} {v}' for k, v in given.items())} disagree")
-        sizes[name] = next(iter(given.values()), getattr(Config(), name))
+    for name, keys in SIZES.items():
+        given = {key: get(key, int, None) for key in keys if values.get(key) is not None}
+        if len(set(given.values())) > 1:
+            raise wrong(" or ".join(given), list(given.values()), "the same")
+        sizes[name] = next(iter(given.values()), get(name, int, getattr(Config(), name)))
     sizes["n_inner"] = get("n_inner", int, None)
     for name, size in sizes.items():
         if size is not None and size < 1:
-            raise CheckpointError(f"{source}: {name} is {size}, expected 1 or more")
+            raise wrong(name, size, "1 or more")
     if sizes["n_embd"] % sizes["n_head"]:
-        raise CheckpointError(
-            f"{source}: n_embd {sizes['n_embd']} does not divide into n_head {sizes['n_head']} heads of equal size"
-        )
+        raise wrong("n_embd", sizes["n_embd"], f"a multiple of n_head, {sizes['n_head']}")
 
-    eps = get("layer_norm_epsilon", float, 1e-5)
-    if not 0 <= eps < math.inf:
-        raise CheckpointError(f"{source}: layer_norm_epsilon is {eps}, expected a finite number, 0 or more")
+    eps = 1e-5 if values.get("layer_norm_epsilon") is None else values["layer_norm_epsilon"]
+    if type(eps) not in (int, float) or not 0 <= eps <= 1:
+        raise wrong("layer_norm_epsilon", eps, "a number from 0 to 1")
 
     activation = get("activation_function", str, "gelu_new")
     if activation not in ACTIVATIONS:
-        raise CheckpointError(
-            f"{source}: activation_function is {activation!r}, expected one of {', '.join(ACTIVATIONS)}"
-        )
+        raise wrong("activation_function", activation, f"one of {', '.join(ACTIVATIONS)}")
 
     eos = values.get("eos_token_id", 50256)
     if isinstance(eos, list) and len(eos) == 1:
         eos = eos[0]
     if eos is not None and type(eos) is not int:
-        raise CheckpointError(f"{source}: eos_token_id is {eos!r:.60}, expected one id or null")
+        raise wrong("eos_token_id", eos, "one id, or null")
     if eos is not None and not 0 <= eos < sizes["n_vocab"]:
         eos = None
 
     return Config(
         **sizes,
-        layer_norm_epsilon=eps,
+        layer_norm_epsilon=float(eps),
         activation_function=activation,
         scale_attn_weights=get("scale_attn_weights", bool, True),
         scale_attn_by_inverse_layer_idx=get("scale_attn_by_inverse_layer_idx", bool, False),
@@ -139,14 +133,15 @@ def config_from_json(values: Any, source: str = "config.json") -> Config:
 
 
 def _refuse_other_models(values: dict[str, Any], source: str) -> None:
-    kind = values.get("model_type", "gpt2")
-    architectures = values.get("architectures") or ["GPT2LMHeadModel"]
-    if kind != "gpt2":
-        raise CheckpointError(
-            f"{source}: model_type is {kind!r:.60}, expected 'gpt2': numgpt runs GPT-2 and no other model"
-        )
+    """Raise CheckpointError, by name, for what numgpt would compute wrongly."""
+    kind, architectures = values.get("model_type"), values.get("architectures") or ["GPT2LMHeadModel"]
+    other = "numgpt runs GPT-2 and no other model"
+    if kind not in (None, "gpt2"):
+        raise CheckpointError(f"{source}: model_type is {kind!r:.80}, expected 'gpt2': {other}")
     if not (isinstance(architectures, list) and all(str(name).startswith("GPT2") for name in architectures)):
-        raise CheckpointError(f"{source}: architectures is {architectures!r:.80}, expected GPT2LMHeadModel")
+        raise CheckpointError(
+            f"{source}: architectures is {architectures!r:.80}, expected ['GPT2LMHeadModel']: {other}"
+        )
     for key in REFUSED:
         if values.get(key):
-            raise CheckpointError(f"{source}: {key} is set ({values[key]!r:.60}), which numgpt does not compute")
+            raise CheckpointError(f"{source}: {key} is {values[key]!r:.80}, which numgpt does not compute: {other}")

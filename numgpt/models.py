@@ -14,7 +14,8 @@ from numgpt.checkpoint.safetensors import read_index, read_safetensors
 from numgpt.config import Config, config_from_json
 from numgpt.errors import CheckpointError
 from numgpt.sampling import check_option
-from numgpt.tokenizer import Tokenizer, from_folder, gpt2
+from numgpt.tokenizer import Tokenizer
+from numgpt.vocabulary import from_folder, gpt2
 
 
 class Model(NamedTuple):
@@ -86,7 +87,7 @@ def load_tokenizer(name_or_path: str | os.PathLike[str]) -> Tokenizer | None:
     try:
         path = locate(name_or_path)
     except CheckpointError:
-        if name_or_path in KNOWN:
+        if str(name_or_path).startswith(("gpt2", "distilgpt2")) and name_or_path in KNOWN:
             return gpt2()
         raise
     return from_folder(path if path.is_dir() else path.parent)
@@ -191,8 +192,8 @@ def read_config(folder: Path) -> Config:
 def _float_dtype(dtype: Any) -> str:
     try:
         name = np.dtype(dtype).name
-    except TypeError:
-        name = repr(dtype)
+    except Exception:  # np.dtype raises whatever it likes
+        name = ""
     check_option("dtype", dtype, name in ("float32", "float64"), "float32 or float64, or None for that of the file")
     return name
 

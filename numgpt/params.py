@@ -40,7 +40,7 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """
     if isinstance(tree, (dict, list)):
         for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
-            yield from leaves(value, f"{path}.{key}" if path else str(key))
+            yield from leaves(value, join(path, key))
     else:
         yield path, tree
 
@@ -52,10 +52,15 @@ def map_leaves(function: Any, tree: Any, path: str = "") -> Any:
     {'h': [{'b': 'h.0.b=1'}], 'wpe': 'wpe=3'}
     """
     if isinstance(tree, dict):
-        return {key: map_leaves(function, value, f"{path}.{key}" if path else key) for key, value in tree.items()}
+        return {key: map_leaves(function, value, join(path, key)) for key, value in tree.items()}
     if isinstance(tree, list):
-        return [map_leaves(function, value, f"{path}.{i}") for i, value in enumerate(tree)]
+        return [map_leaves(function, value, join(path, i)) for i, value in enumerate(tree)]
     return function(path, tree)
+
+
+def join(path: str, key: object) -> str:
+    """Return the path of what lies under a key: join("h.3", "attn") is "h.3.attn"."""
+    return f"{path}.{key}" if path else str(key)
 
 
 def count_params(config: Config) -> int:
@@ -97,8 +102,11 @@ def check_params(params: dict[str, Any], config: Config) -> None:
     Traceback (most recent call last):
     numgpt.errors.CheckpointError: the parameters do not fit the configuration: wpe: shape (3, 4), expected (5, 4)
     """
+    shapes = param_shapes(config)
     arrays = {path: np.asarray(leaf) for path, leaf in leaves(params)}
-    found = faults({path: a.shape for path, a in arrays.items()}, dict(leaves(param_shapes(config))))
+    found = faults({path: a.shape for path, a in arrays.items()}, dict(leaves(shapes)))
+    if not found and map_leaves(_path_alone, params) != map_leaves(_path_alone, shapes):
+        found.append("nested otherwise than param_shapes(config): dicts in dicts, and a list of layers under h")
     dtypes = {str(a.dtype) for a in arrays.values()}
     if len(dtypes) > 1 or not dtypes <= {"float32", "float64"}:
         found.append(f"dtypes {', '.join(sorted(dtypes))}, expected float32 or float64 throughout")
@@ -106,12 +114,17 @@ def check_params(params: dict[str, Any], config: Config) -> None:
         raise CheckpointError(f"the parameters do not fit the configuration: {'; '.join(found)}")
 
 
+def _path_alone(path: str, leaf: Any) -> str:
+    return path
+
+
 def random_params(config: Config, seed: int = 0, dtype: type | np.dtype = np.float32) -> dict[str, Any]:
     """Return parameters as GPT-2 has them before training: matrices from a normal distribution, gains 1, biases 0.
 
         w ~ N(0, 0.02),  for the two projections into the residual stream of each layer N(0, 0.02 / sqrt(2 L))
 
-    Source: Radford et al. 2019, section 2.3; Radford et al. 2018, section 4.1.
+    Source: Radford et al. 2019, section 2.3; Radford et al. 2018, section 4.1. OpenAI's released code differs in two
+    things, 0.01 for wpe and no narrower projections; Transformers is as here.
 
     >>> random_params(Config(n_vocab=9, n_ctx=5, n_embd=4, n_head=2, n_layer=1))["ln_f"]["g"]
     array([1., 1., 1., 1.], dtype=float32)

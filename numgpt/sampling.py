@@ -31,6 +31,7 @@ def repetition_penalty(logits: np.ndarray, ids: Sequence[int] | np.ndarray, pena
     array([ 1., -4.,  2.])
     """
     seen = np.unique(np.asarray(ids, dtype=np.intp))
+    seen = seen[seen < len(logits)]  # a prompt may hold ids past those that can be sampled
     out = logits.copy()
     out[seen] = np.where(out[seen] > 0, out[seen] / penalty, out[seen] * penalty)
     return out
@@ -113,9 +114,10 @@ def exponentials(seed: int, stream: int, position: int, n: int) -> np.ndarray:
     >>> exponentials(seed=1, stream=0, position=7, n=3).round(3)
     array([0.208, 0.185, 0.57 ])
     """
-    # The lowest word of the counter counts the outputs, so the position goes into the second.
-    raw = np.random.Philox(key=[seed, stream], counter=[0, position, 0, 0]).random_raw(n)
-    return -np.log(((raw >> 11) + 0.5) * 2.0**-53)
+    key = np.array([seed, stream], dtype=np.uint64)
+    counter = np.array([0, position, 0, 0], dtype=np.uint64)  # the first word counts the outputs
+    raw = np.random.Philox(key=key, counter=counter).random_raw(n)
+    return -np.log(((raw >> 12) + 0.5) * 2.0**-52)  # with more bits, adding 0.5 could round up to u = 1
 
 
 def draw(probabilities: np.ndarray, e: np.ndarray) -> int:
@@ -132,7 +134,8 @@ def draw(probabilities: np.ndarray, e: np.ndarray) -> int:
     2
     """
     kept = np.flatnonzero(probabilities)
-    return int(kept[np.argmin(e[kept] / probabilities[kept])])
+    with np.errstate(over="ignore"):  # a probability near 0 is a clock that rings at infinity
+        return int(kept[np.argmin(e[kept] / probabilities[kept])])
 
 
 class Sampling(NamedTuple):
@@ -199,7 +202,7 @@ def process(logits: np.ndarray, ids: Sequence[int] | np.ndarray, options: Sampli
     if options.temperature != 1:
         logits = temperature(logits, options.temperature)
     if options.top_k:
-        logits = top_k(logits, options.top_k)
+        logits = top_k(logits, int(options.top_k))
     if options.top_p is not None and options.top_p < 1:
         logits = top_p(logits, options.top_p)
     if options.min_p:

@@ -103,9 +103,9 @@ def bf16(x: np.ndarray) -> Raw:
 
 def raw(x: np.ndarray | Raw) -> Raw:
     """An array as safetensors holds it: little-endian, in C order."""
-    return (
-        x if isinstance(x, Raw) else Raw(DTYPES[x.dtype.name], x.shape, x.astype(x.dtype.newbyteorder("<")).tobytes())
-    )
+    if isinstance(x, Raw):
+        return x
+    return Raw(DTYPES[x.dtype.name], x.shape, x.astype(x.dtype.newbyteorder("<")).tobytes())
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray | Raw], old: bool = False) -> Path:
@@ -114,7 +114,7 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray | Raw], old: boo
     old: the data begins at an odd address, and its order is neither that of the header nor that of the names.
     """
     stored = {name: raw(x) for name, x in tensors.items()}
-    order = sorted(stored, key=lambda name: name[::-1]) if old else list(stored)
+    order = sorted(stored, key=lambda name: name[::-1]) if old else list(stored)  # any other order would do
     offsets, data = {}, b""
     for name in order:
         offsets[name] = [len(data), len(data) + len(stored[name].data)]

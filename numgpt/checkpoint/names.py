@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from numgpt.checkpoint import LazyTensor
+from numgpt.checkpoint.safetensors import _name
 from numgpt.config import Config
 from numgpt.errors import CheckpointError
 from numgpt.params import faults, leaves, map_leaves, param_shapes
@@ -55,26 +56,29 @@ def match_params(tensors: dict[str, LazyTensor], config: Config, source: str) ->
     for name, tensor in tensors.items():
         bare = PREFIXES.sub("", name).replace("lm_head.decoder.", "lm_head.")
         if bare in stored:
-            raise CheckpointError(f"{source}: {bare} is there twice, under different prefixes: which one counts?")
+            raise CheckpointError(
+                f"{source}: {_name(bare)} is there twice, under different prefixes: which one counts?"
+            )
         if not BUFFERS.fullmatch(bare):
             stored[bare] = tensor
 
     head, embedding = stored.get("lm_head.weight"), stored.get("wte.weight")
     if config.tie_word_embeddings and head:
-        if embedding and not _same(head, embedding):
-            config = config._replace(tie_word_embeddings=False)
-        else:
+        if embedding is None:
             stored["wte.weight"] = stored.pop("lm_head.weight")
+        elif head.shape == embedding.shape and np.array_equal(head.read(), embedding.read(), equal_nan=True):
+            del stored["lm_head.weight"]
+        else:
+            config = config._replace(tie_word_embeddings=False)
 
     expected = dict(leaves(param_shapes(config)))
-    path_of = {hub_name(path): path for path in expected}
-    given = {path_of.get(name, name): tensor for name, tensor in stored.items()}
+    given = {path: stored.pop(hub_name(path)) for path in expected if hub_name(path) in stored}
     found = faults({path: tensor.shape for path, tensor in given.items()}, expected)
-    found += [
-        f"{path}: dtype {tensor.dtype}, expected one of {', '.join(FLOATS)}"
-        for path, tensor in given.items()
-        if path in expected and tensor.dtype not in FLOATS
-    ]
+    if stored:
+        found.append(f"left over: {', '.join(map(_name, stored))}")
+    for path, tensor in given.items():
+        if tensor.dtype not in FLOATS:
+            found.append(f"{path}: dtype {tensor.dtype}, expected one of {', '.join(FLOATS)}")
     if found:
         raise CheckpointError(f"{source} does not fit its configuration: {'; '.join(found)}")
 
@@ -90,7 +94,3 @@ def read_params(given: dict[str, LazyTensor], config: Config, dtype: str | None 
     """
     target = dtype or ("float64" if any(tensor.dtype == "F64" for tensor in given.values()) else "float32")
     return map_leaves(lambda path, _: given[path].read().astype(target, copy=False), param_shapes(config))
-
-
-def _same(a: LazyTensor, b: LazyTensor) -> bool:
-    return (a.dtype, a.shape) == (b.dtype, b.shape) and np.array_equal(a.read(), b.read())
