@@ -16,13 +16,17 @@ class KVCache:
     k, v  [L, H, n_ctx, D]  dtype of the parameters; of these, the first len(cache) positions are filled
     len(cache)              how many positions are held
 
-    `forward(ids, params, config, cache=cache)` appends the positions of ids. Where it is interrupted, it appends none.
+    `forward(ids, params, config, cache=cache)` extends each layer by the positions of ids, and advances the cache when
+    it is done. Where it is interrupted the cache is as before.
 
     >>> from numgpt.config import Config
     >>> cache = KVCache(Config(n_ctx=4, n_embd=6, n_head=2, n_layer=1))
     >>> k, v = cache.extend(0, np.ones((2, 3, 3), np.float32), np.ones((2, 3, 3), np.float32))
-    >>> len(cache), k.shape
-    (3, (2, 3, 3))
+    >>> k.shape
+    (2, 3, 3)
+    >>> cache.advance(3)
+    >>> len(cache)
+    3
     >>> cache.truncate(1)
     >>> len(cache)
     1
@@ -38,10 +42,10 @@ class KVCache:
         return self._length
 
     def extend(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Append the keys and values of T new positions to a layer, and return those of all S = past + T.
+        """Write the keys and values of T new positions behind those of a layer, and return those of all S = past + T.
 
         k, v  [H, T, D]
-        Returns k, v [H, S, D], views into the cache. The last layer moves the length on.
+        Returns k, v [H, S, D], views into the cache. The new ones count as held after `advance`.
         Raises ContextError where the positions don't fit.
         """
         past, n_ctx = len(self), self.k.shape[2]
@@ -52,16 +56,18 @@ class KVCache:
             )
         self.k[layer, :, past:end] = k
         self.v[layer, :, past:end] = v
-        if layer == len(self.k) - 1:
-            self._length = end
         return self.k[layer, :, :end], self.v[layer, :, :end]
+
+    def advance(self, n: int) -> None:
+        """Count n more positions as held: all layers have been extended by them."""
+        self._length += n
 
     def truncate(self, n: int) -> None:
         """Keep the first n positions and forget the rest, as if they had never been seen.
 
         Raises OptionError unless 0 <= n <= len(cache).
         """
-        if not 0 <= n <= len(self):
+        if not isinstance(n, (int, np.integer)) or not 0 <= n <= len(self):
             raise OptionError(f"truncate: {n} positions asked for, expected 0 to {len(self)}, which the cache holds")
         self._length = n
 

@@ -212,7 +212,7 @@ def forward(
     """
     ids = check_ids(ids, config)
     past = check_room(len(ids), params, config, cache)
-    if logits_to_keep < 0:
+    if not isinstance(logits_to_keep, (int, np.integer)) or logits_to_keep < 0:
         raise OptionError(f"logits_to_keep is {logits_to_keep}, expected 0 (all) or more")
 
     x = record("embed", embed(ids, params["wte"], params["wpe"], past))  # [T, C]
@@ -220,7 +220,10 @@ def forward(
         x = block(x, p, config, layer, cache, record_in(layer, record))
     x = record("ln_f", layer_norm(x, **params["ln_f"], eps=config.layer_norm_epsilon))
     head = params["lm_head"] if "lm_head" in params else params["wte"]  # [V, C]
-    return record("logits", x[-logits_to_keep:] @ head.T)
+    logits = record("logits", x[-logits_to_keep:] @ head.T)  # [T or logits_to_keep, V]
+    if cache is not None:
+        cache.advance(len(ids))
+    return logits
 
 
 def record_in(layer: int, record: Record) -> Record:
@@ -239,6 +242,8 @@ def check_ids(ids: Ids, config: Config) -> np.ndarray:
     Traceback (most recent call last):
     numgpt.errors.TokenError: ids[1] is -1, expected 0 to 9, the vocabulary of this model
     """
+    if isinstance(ids, str):
+        raise TokenError("ids: got text, expected ids: encode it first, with the model's tokenizer")
     try:
         array = np.asarray(ids)
     except ValueError:  # lists of different lengths
@@ -247,8 +252,10 @@ def check_ids(ids: Ids, config: Config) -> np.ndarray:
         raise TokenError(f"ids: expected a flat list of ids, got {array.ndim} axes; run one sequence at a time")
     if not array.size:
         raise TokenError("ids: empty; expected one or more (to start from nothing, give the end-of-text id)")
-    if array.dtype.kind not in "iu" and not all(type(i) is int for i in ids):
-        raise TokenError(f"ids: expected integers, got {array.dtype}")
+    if array.dtype.kind not in "iu":
+        if not all(type(i) is int for i in ids):
+            raise TokenError(f"ids: expected integers, got {array.dtype}")
+        array = np.asarray(ids, dtype=object)  # integers too large for any of NumPy's
     outside = np.flatnonzero((array < 0) | (array >= config.n_vocab))
     if outside.size:
         at = outside[0]

@@ -30,7 +30,7 @@ def repetition_penalty(logits: np.ndarray, ids: Sequence[int] | np.ndarray, pena
     >>> repetition_penalty(np.array([2.0, -2.0, 2.0]), [0, 1, 1], penalty=2.0)
     array([ 1., -4.,  2.])
     """
-    seen = np.unique(np.asarray(ids, dtype=np.intp))
+    seen = np.asarray(ids, dtype=np.intp)
     seen = seen[seen < len(logits)]  # a prompt may hold ids past those that can be sampled
     out = logits.copy()
     out[seen] = np.where(out[seen] > 0, out[seen] / penalty, out[seen] * penalty)
@@ -63,8 +63,7 @@ def top_k(logits: np.ndarray, k: int) -> np.ndarray:
     >>> top_k(np.array([1.0, 3.0, 2.0, 2.0]), k=2)
     array([-inf,   3.,   2.,   2.])
     """
-    if k >= len(logits):
-        return logits
+    k = min(int(k), len(logits))
     kth = np.partition(logits, -k)[-k]
     return np.where(logits < kth, -math.inf, logits)
 
@@ -145,7 +144,7 @@ class Sampling(NamedTuple):
     top_k               1 or more; None or 0 for off
     top_p               above 0, up to 1; None or 1 for off
     min_p               0 to 1; None or 0 for off
-    repetition_penalty  above 0; 1 for off
+    repetition_penalty  0.001 to 1000; 1 for off
     """
 
     temperature: float = 1.0
@@ -163,13 +162,13 @@ def check_sampling(options: Sampling) -> Sampling:
     numgpt.errors.OptionError: top_p is 1.5, expected a number above 0 and up to 1, or None for off
     """
     t, k, p, m, r = options
-    check_option("temperature", t, is_number(t) and 0 <= t < math.inf, "a finite number, 0 (greedy) or more")
+    check_option("temperature", t, is_number(t) and t >= 0, "a finite number, 0 (greedy) or more")
     check_option("top_k", k, k is None or (is_integer(k) and k >= 0), "an integer of 1 or more, or None or 0 for off")
     check_option(
         "top_p", p, p is None or (is_number(p) and 0 < p <= 1), "a number above 0 and up to 1, or None for off"
     )
     check_option("min_p", m, m is None or (is_number(m) and 0 <= m <= 1), "a number from 0 to 1, or None for off")
-    check_option("repetition_penalty", r, is_number(r) and 0 < r < math.inf, "a finite number above 0; 1 for off")
+    check_option("repetition_penalty", r, is_number(r) and 0.001 <= r <= 1000, "a number from 0.001 to 1000; 1 for off")
     return options
 
 
@@ -185,8 +184,8 @@ def is_integer(x: Any) -> bool:
 
 
 def is_number(x: Any) -> bool:
-    """Whether x counts as a number: an integer or a float, of Python or NumPy, but no bool."""
-    return is_integer(x) or isinstance(x, (float, np.floating))
+    """Whether x counts as a number: an integer or a float, of Python or NumPy, finite, but no bool."""
+    return abs(int(x)) < 10**300 if is_integer(x) else isinstance(x, (float, np.floating)) and math.isfinite(x)
 
 
 def process(logits: np.ndarray, ids: Sequence[int] | np.ndarray, options: Sampling) -> np.ndarray:
@@ -202,7 +201,7 @@ def process(logits: np.ndarray, ids: Sequence[int] | np.ndarray, options: Sampli
     if options.temperature != 1:
         logits = temperature(logits, options.temperature)
     if options.top_k:
-        logits = top_k(logits, int(options.top_k))
+        logits = top_k(logits, options.top_k)
     if options.top_p is not None and options.top_p < 1:
         logits = top_p(logits, options.top_p)
     if options.min_p:
@@ -228,7 +227,7 @@ def sample(
             f"the logits of position {len(ids)} are not finite (largest: {logits.max()}): the weights are damaged or "
             f"overflow float32; `numgpt inspect` tells which tensor, and dtype='float64' helps against overflow"
         )
+    logits = process(logits.astype(np.float64), ids, options)
     if options.temperature == 0:
-        return int(process(logits, ids, options).argmax())
-    probabilities = softmax(process(logits.astype(np.float64), ids, options))
-    return draw(probabilities, exponentials(seed, stream, position=len(ids), n=len(logits)))
+        return int(logits.argmax())
+    return draw(softmax(logits), exponentials(seed, stream, position=len(ids), n=len(logits)))

@@ -1,5 +1,6 @@
 """Write TensorFlow checkpoints without TensorFlow, to the byte as TensorFlow does, or broken where a test wants it."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +28,7 @@ def varint(n: int) -> bytes:
 
 
 def field(number: int, value: int | bytes, always: bool = False) -> bytes:
-    """A field of a protocol buffer: nothing, if it has the default value. A message that is there is written `always`."""
+    """A field of a protocol buffer. One with the default value is left out, but messages are written `always`."""
     if isinstance(value, int):
         return varint(number << 3) + varint(value) if value or always else b""
     return varint(number << 3 | 2) + varint(len(value)) + value if value or always else b""
@@ -55,7 +56,7 @@ def pack(pairs: Iterable[tuple[bytes, bytes]], interval: int = 16) -> bytes:
         if i % interval == 0:
             restarts.append(len(out))
         else:
-            shared = next((n for n, (a, b) in enumerate(zip(last, key, strict=False)) if a != b), min(map(len, (last, key))))
+            shared = len(os.path.commonprefix([last, key]))
         out += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
         last = key
     return bytes(out) + b"".join(n.to_bytes(4, "little") for n in [*(restarts or [0]), len(restarts or [0])])

@@ -21,6 +21,7 @@ def rows(T, seed=0, dtype=np.float32):
 def append(cache, k, v):
     """Extend all layers, as forward does, and return what they give back, [L, H, S, D] each."""
     pairs = [cache.extend(layer, k[layer], v[layer]) for layer in range(3)]
+    cache.advance(k.shape[2])
     return tuple(np.stack(parts) for parts in zip(*pairs, strict=True))
 
 
@@ -45,21 +46,12 @@ def test_extend_returns_all_positions_so_far_in_order_and_in_the_cache_s_dtype(d
     assert k.dtype == v.dtype == dtype
 
 
-def test_the_length_moves_with_the_last_layer_only():
-    cache = KVCache(CONFIG)
-    k, v = rows(2)
-    lengths = []
-    for layer in range(3):
-        cache.extend(layer, k[layer], v[layer])
-        lengths.append(len(cache))
-    assert lengths == [0, 0, 2]
-
-
-def test_a_pass_that_stopped_between_layers_leaves_no_trace():
+@pytest.mark.parametrize("layers", [0, 1, 2, 3])
+def test_a_pass_that_stopped_before_it_advanced_leaves_no_trace(layers):
     cache = KVCache(CONFIG)
     first, stopped, again = rows(2, 1), rows(4, 2), rows(3, 3)
     append(cache, *first)
-    for layer in range(2):
+    for layer in range(layers):
         cache.extend(layer, stopped[0][layer], stopped[1][layer])
     assert len(cache) == 2
     k, v = append(cache, *again)

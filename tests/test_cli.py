@@ -152,7 +152,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(capsys, t
         ("--top-k", "-1", "top_k is -1, expected an integer of 1 or more"),
         ("--top-p", "0", "top_p is 0.0, expected a number above 0 and up to 1"),
         ("--min-p", "1.1", "min_p is 1.1, expected a number from 0 to 1"),
-        ("--repetition-penalty", "0", "repetition_penalty is 0.0, expected a finite number above 0"),
+        ("--repetition-penalty", "0", "repetition_penalty is 0.0, expected a number from 0.001 to 1000"),
         ("--seed", "-5", "seed is -5, expected an integer from 0 to 2^64 - 1"),
         ("-n", "-1", "max_new_tokens is -1, expected an integer of 0 or more"),
     ],

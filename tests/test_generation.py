@@ -370,7 +370,7 @@ BAD_OPTIONS += [
     ("top_k", -1, "an integer of 1 or more, or None or 0 for off"),
     ("top_p", 1.5, "a number above 0 and up to 1, or None for off"),
     ("min_p", 1.5, "a number from 0 to 1, or None for off"),
-    ("repetition_penalty", 0, "a finite number above 0; 1 for off"),
+    ("repetition_penalty", 0, "a number from 0.001 to 1000; 1 for off"),
 ]
 
 
@@ -398,7 +398,7 @@ def test_the_largest_seed_and_the_largest_stream_are_in_range(name):
         ([3, -1], r"^ids\[1\] is -1, expected 0 to 30, the vocabulary of this model$"),
         ([31], r"^ids\[0\] is 31, expected 0 to 30"),
         ([], r"^ids: empty; expected one or more"),
-        ("text", r"^ids: expected a flat list of ids, got 0 axes"),
+        ("text", r"^ids: got text, expected ids: encode it first"),
         ([[1, 2]], r"^ids: expected a flat list of ids, got 2 axes"),
         ([1.0], r"^ids: expected integers, got float64$"),
     ],

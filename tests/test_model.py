@@ -712,17 +712,10 @@ def assert_an_interruption_leaves_no_trace(stop):
 
 
 NAMES = list(table(SMALL, 1, 1))
-AFTER_THE_LAST_EXTEND = NAMES[NAMES.index("h.1.attn.scores") :]
 
 
-@pytest.mark.parametrize("stop", [name for name in NAMES if name not in AFTER_THE_LAST_EXTEND])
+@pytest.mark.parametrize("stop", NAMES)
 def test_a_pass_that_is_interrupted_leaves_the_cache_as_it_was(stop):
-    assert_an_interruption_leaves_no_trace(stop)
-
-
-@pytest.mark.xfail(strict=True, reason="extend of the last layer moves the length on before the pass has ended")
-@pytest.mark.parametrize("stop", AFTER_THE_LAST_EXTEND)
-def test_a_pass_that_is_interrupted_in_its_last_steps_leaves_the_cache_as_it_was(stop):
     assert_an_interruption_leaves_no_trace(stop)
 
 
@@ -744,7 +737,7 @@ BAD_IDS = {
     "a batch of nothing": ([[]], r"^ids: expected a flat list of ids, got 2 axes"),
     "a number": (5, r"^ids: expected a flat list of ids, got 0 axes"),
     "nothing at all": (None, r"^ids: expected a flat list of ids, got 0 axes"),
-    "text": ("Once upon a time", r"^ids: expected a flat list of ids, got 0 axes"),
+    "text": ("Once upon a time", r"^ids: got text, expected ids: encode it first"),
     "words": (["Once", "upon"], r"^ids: expected integers, got <U4$"),
     "digits": (["1", "2"], r"^ids: expected integers, got <U1$"),
     "floats": ([1.0, 2.0], r"^ids: expected integers, got float64$"),

@@ -607,7 +607,7 @@ RANGES = {
     "top_k": ([*NOT_NUMBERS, 1.0, 2.5, np.float64(3), np.int64(-1)], "an integer of 1 or more, or None or 0 for off"),
     "top_p": ([*NOT_NUMBERS, 0, 0.0, np.float64(0), 1.0001, 2], "a number above 0 and up to 1, or None for off"),
     "min_p": ([*NOT_NUMBERS, 1.0001, 2], "a number from 0 to 1, or None for off"),
-    "repetition_penalty": ([*NOT_NUMBERS, None, 0, 0.0], "a finite number above 0; 1 for off"),
+    "repetition_penalty": ([*NOT_NUMBERS, None, 0, 0.0], "a number from 0.001 to 1000; 1 for off"),
 }
 BAD = [(name, value, expected) for name, (values, expected) in RANGES.items() for value in values]
 GOOD = {
