@@ -82,7 +82,9 @@ def generate(args: argparse.Namespace) -> None:
     """numgpt generate: show the prompt and what follows it, token by token."""
     model = models.load(args.model, dtype=args.dtype)
     tokenizer = require(model.tokenizer, args.model)
-    prompt = read_text(args.prompt).removesuffix("\n")
+    prompt = read_text(args.prompt)
+    if args.prompt == "-":
+        prompt = prompt.removesuffix("\n")  # the end of the last line, which is not meant
     ids = tokenizer.encode(prompt, allow_special=args.allow_special)
     if not ids:
         if model.config.eos_token_id is None:

@@ -107,6 +107,7 @@ def test_text_appears_piece_by_piece(monkeypatch):
 def test_the_prompt_may_come_from_standard_input_less_its_last_line_end():
     result = run("generate", "-", *STORY[2:], stdin=b"Once upon a time\n")
     assert result.stdout == run(*STORY).stdout
+    assert run("generate", "a\n\n", "-n", "0").stdout == b"a\n\n"
 
 
 def test_an_empty_prompt_starts_from_end_of_text(capsys):
