@@ -1,0 +1,121 @@
+"""The checkpoints that people know by name: where they lie, and what is known of their files before asking a server.
+
+Sources: lock files that pin these models, seen in public repositories. A size or a hash that was not seen there is left
+out: the Hub sends its own. A revision is pinned where one was seen; its files then can't change.
+"""
+
+from typing import NamedTuple
+
+
+class File(NamedTuple):
+    """What is known of a file."""
+
+    size: int | None = None
+    sha256: str | None = None
+
+
+class Known(NamedTuple):
+    """A checkpoint that people know by name."""
+
+    params: int
+    file_bytes: int  # of the weights, about
+    about: str
+    repo: str = ""  # "owner/name" on the Hub; "" for the storyteller, which comes with numgpt, and OpenAI's originals
+    revision: str = "main"  # for OpenAI's originals: the folder
+    files: dict[str, File] = {}  # noqa: RUF012, nobody writes to it
+
+
+OPENAI_FILES = ("hparams.json", "encoder.json", "vocab.bpe", "model.ckpt.index", "model.ckpt.data-00000-of-00001")
+OPENAI_ALIASES = {"117M": "124M", "345M": "355M"}  # the names of 2019
+
+_VOCAB = File(1042301, "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783")
+_MERGES = File(456318, "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5")
+_TOKENIZER = {
+    "vocab.json": _VOCAB,
+    "merges.txt": _MERGES,
+    "tokenizer.json": File(1355256, "8414cab924d8b9b33013f0d221c5862f365ee9be39c5c2bfae8a5a9e970478a6"),
+    "tokenizer_config.json": File(26, "5e04eb606e3a1583530a42e36c2a6b6615c86f34fe77e44d9ddeb43ff940931f"),
+}
+
+KNOWN = {
+    "storyteller": Known(5_918_720, 11_844_840, "tells folk tales; comes with numgpt"),
+    "gpt2": Known(
+        124_439_808,
+        548_105_171,
+        "OpenAI's GPT-2, small",
+        "openai-community/gpt2",
+        "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+        {
+            "config.json": File(665, "0daed7749b4f02b8f76240d5444551d7b08712dab4d0adb8239c56ba823bb7b4"),
+            "generation_config.json": File(124, "ed0b32ac72c0f5f44a719abb2d7786ea5146c871f83717b7f2018065954de02b"),
+            "model.safetensors": File(548105171, "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"),
+            **_TOKENIZER,
+        },
+    ),
+    "gpt2-medium": Known(
+        354_823_168,
+        1_519_984_962,
+        "OpenAI's GPT-2, medium",
+        "openai-community/gpt2-medium",
+        files={
+            "model.safetensors": File(1519984962, "fc5a354a19255ad494f3d71549390baca1ccf61d1d822b9408971705c687c9cd"),
+        },
+    ),
+    "gpt2-large": Known(
+        774_030_080,
+        3_247_159_078,
+        "OpenAI's GPT-2, large",
+        "openai-community/gpt2-large",
+        "32b71b12589c2f8d625668d2335a01cac3249519",
+        {
+            "config.json": File(666, "7fccdcfd6622055342a734c663ee0b61ff4fd697f42467595df0bf4448c8c170"),
+            "model.safetensors": File(None, "5f47f3e12f91cd33b662ce7e433b6150ad5512b5884a2cee961b50e9c3bbebce"),
+        },
+    ),
+    "gpt2-xl": Known(
+        1_557_611_200,
+        6_431_829_962,
+        "OpenAI's GPT-2, the largest",
+        "openai-community/gpt2-xl",
+        "15ea56dee5df4983c59b2538573817e1667135e2",
+        {
+            "config.json": File(689, "be48115d52314bc27327e160bf10197760db02ea689d10adb24db4102edf7a8a"),
+            "generation_config.json": File(124, "b90eadacf585a743a30ea51e8b5c88b8d282a2a34dc0c7e556d0987cdbd68805"),
+            "model.safetensors": File(None, "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a"),
+            **_TOKENIZER,
+        },
+    ),
+    "distilgpt2": Known(
+        81_912_576,
+        352_824_413,
+        "gpt2 distilled into 6 layers",
+        "distilbert/distilgpt2",
+        "2290a62682d06624634c1f46a6ad5be0f47f38aa",
+        {
+            "config.json": File(762, "4ec5947c1d59fee6212cdf3b0ec1a53eac02092554c5ff0a733488cbd2c64f3a"),
+            "model.safetensors": File(352824413, "e1ff18884359fe8beb795a5f414feb85a6ce3d929ad019c0d958c039d2b94a1b"),
+        },
+    ),
+    "dialogpt-small": Known(124_439_808, 351_000_000, "small, trained on dialogues", "microsoft/DialoGPT-small"),
+    "dialogpt-medium": Known(354_823_168, 863_000_000, "medium, trained on dialogues", "microsoft/DialoGPT-medium"),
+    "dialogpt-large": Known(774_030_080, 1_750_000_000, "large, trained on dialogues", "microsoft/DialoGPT-large"),
+    "124M": Known(
+        124_439_808,
+        497_759_232,
+        "gpt2 as OpenAI published it, for TensorFlow",
+        revision="124M",
+        files={
+            "hparams.json": File(90, "d9d56e4121c427164e0c55c6f03c08e1daf9002b9b672825112d19097b680318"),
+            "model.ckpt.index": File(5215, "71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687"),
+            "model.ckpt.data-00000-of-00001": File(
+                497759232, "2060c885360cc0cf41d7a6dbc4d24b5127aae20260c8b5ae521b5a6578407118"
+            ),
+            "encoder.json": _VOCAB,
+            "vocab.bpe": _MERGES,
+        },
+    ),
+    # Of the larger ones no hash was seen: OpenAI's server sends the MD5 of each file.
+    "355M": Known(354_823_168, 1_419_292_672, "gpt2-medium as OpenAI published it", revision="355M"),
+    "774M": Known(774_030_080, 3_096_120_320, "gpt2-large as OpenAI published it", revision="774M"),
+    "1558M": Known(1_557_611_200, 6_230_444_800, "gpt2-xl as OpenAI published it", revision="1558M"),
+}
