@@ -9,6 +9,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from numgpt import models
 from numgpt.checkpoint.names import match_params
 from numgpt.errors import CheckpointError, NumgptError, TokenError
 from numgpt.params import count_params
+from numgpt.progress import format_bytes
 from numgpt.tokenizer import Tokenizer
 
 EXAMPLES = {
@@ -43,6 +46,20 @@ EXAMPLES = {
     "inspect": """examples:
   numgpt inspect
   numgpt inspect -m path/to/model.safetensors --json""",
+    "download": """examples:
+  numgpt download gpt2
+  numgpt download distilbert/distilgpt2
+  numgpt download owner/name@revision
+  numgpt download 124M                                   OpenAI's original
+  HF_ENDPOINT=https://mirror.example numgpt download gpt2-xl""",
+    "convert": """examples:
+  numgpt convert path/to/ckpt.pt my-gpt2
+  numgpt convert 124M gpt2-for-transformers
+  numgpt convert storyteller copy""",
+    "verify": """examples:
+  numgpt verify --published -m gpt2
+  numgpt verify --published -m 124M --json
+  numgpt verify --published -m path/to/folder --as distilgpt2""",
     "models": """examples:
   numgpt models
   NUMGPT_WEIGHTS=/data/gpt2 numgpt models --json""",
@@ -80,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def generate(args: argparse.Namespace) -> None:
     """numgpt generate: show the prompt and what follows it, token by token."""
-    model = models.load(args.model, dtype=args.dtype)
+    model = load_model(args)
     tokenizer = require(model.tokenizer, args.model)
     prompt = read_text(args.prompt)
     if args.prompt == "-":
@@ -155,10 +172,11 @@ def tokenize(args: argparse.Namespace) -> None:
 
 def inspect(args: argparse.Namespace) -> None:
     """numgpt inspect: show what a checkpoint holds, and whether it is sound."""
-    checkpoint = models.open_checkpoint(args.model)
+    with bar(args) as progress:
+        checkpoint = models.open_checkpoint(args.model, progress)
     config, misfit = checkpoint.config, None
     try:
-        match_params(checkpoint.tensors, config, source=str(checkpoint.weights))
+        match_params(checkpoint.hub_tensors, config, source=str(checkpoint.weights))
     except CheckpointError as error:
         misfit = error
     tensors: list[dict[str, Any]] = []
@@ -187,11 +205,81 @@ def inspect(args: argparse.Namespace) -> None:
         for row in tensors:
             flaw = f"   {row['non_finite']} NOT FINITE" if row["non_finite"] else ""
             print(f"  {row['name']:<40} {row['dtype']:<6} {' x '.join(map(str, row['shape'])) or 'scalar'}{flaw}")
-        print(f"\n  {parameters:,} parameters: {human_size(4 * parameters)} in memory as float32")
-        print(f"  {human_size(4 * cache)} more for the keys and values of a full context")
+        print(f"\n  {parameters:,} parameters: {format_bytes(4 * parameters)} in memory as float32")
+        print(f"  {format_bytes(4 * cache)} more for the keys and values of a full context")
         print(f"  {summary['non_finite']} values that are not finite")
+    if args.check:
+        check(checkpoint)
     if misfit:
         raise misfit
+
+
+def check(checkpoint: models.Checkpoint) -> None:
+    """Compare the bytes of each tensor with the checksum that its file has of them."""
+    if checkpoint.kind != "tensorflow":
+        raise CheckpointError(
+            f"{checkpoint.weights}: a {checkpoint.kind} file has no checksums, so --check is for others"
+        )
+    from numgpt.checkpoint.tensorflow import check_tensors
+
+    damaged = [name for name, sound in check_tensors(checkpoint.weights) if not sound]
+    if damaged:
+        raise CheckpointError(f"{checkpoint.weights}: damaged: {', '.join(damaged)}: download it again")
+    say(f"numgpt: the checksums of all {len(checkpoint.tensors)} tensors are right")
+
+
+def download(args: argparse.Namespace) -> None:
+    """numgpt download: fetch a checkpoint that is known by name or lies on the Hugging Face Hub."""
+    from numgpt.download import download as fetch_checkpoint
+
+    folder = models.weights_folder() / args.name
+    with bar(args) as progress:
+        fetch_checkpoint(args.name, folder, progress=progress)
+    print(json.dumps({"name": args.name, "path": str(folder)}) if args.json else folder)
+
+
+def convert(args: argparse.Namespace) -> None:
+    """numgpt convert: write any checkpoint as a folder that Transformers loads."""
+    from numgpt.convert import convert as convert_checkpoint
+
+    with bar(args) as progress:
+        source = models.locate(args.source, progress)
+    folder = convert_checkpoint(source, args.folder)
+    print(json.dumps({"path": str(folder)}) if args.json else folder)
+
+
+def verify(args: argparse.Namespace) -> None:
+    """numgpt verify --published: compare a checkpoint's answers with those published of the real models."""
+    from numgpt.published import check_published, published_name, read_published
+
+    model = load_model(args)
+    name = args.published_as or published_name(args.model, model.config)
+    goldens = [golden for golden in read_published() if golden["model"] == name]
+    results = []
+    for result in check_published(model.params, model.config, goldens):
+        results.append(result)
+        if not args.json:
+            verdict = {True: "pass", False: "FAIL", None: "not run"}[result.passed]
+            print(f"{verdict:<8} {result.id:<20} {result.source}", flush=True)
+            if result.note:
+                print(f"{'':<8} {'':<20} {result.note}")
+            if result.passed is False:
+                print(f"{'':<8} expected {show(result.expected, model)}")
+                print(f"{'':<8} got      {show(result.got, model)}")
+    passed, failed = [sum(result.passed is verdict for result in results) for verdict in (True, False)]
+    if args.json:
+        print(json.dumps({"model": name, "results": [result._asdict() for result in results]}))
+    else:
+        print(f"\n{name}: {passed} passed, {failed} failed, {len(results) - passed - failed} not run")
+    if failed:
+        raise CheckpointError(f"{args.model}: {failed} of {len(results)} published outputs of {name} are not met")
+
+
+def show(value: Any, model: models.Model) -> str:
+    """Return a value of a published output as people read it: ids as their text."""
+    if model.tokenizer and isinstance(value, list) and all(isinstance(i, int) for i in value):
+        return repr(model.tokenizer.decode(value))
+    return str(value)
 
 
 def list_models(args: argparse.Namespace) -> None:
@@ -200,27 +288,39 @@ def list_models(args: argparse.Namespace) -> None:
     for name in models.list_names():
         known = models.KNOWN.get(name)
         path = models.find(name)
-        size = sum(f.stat().st_size for f in path.iterdir() if f.is_file()) if path else known and known.file_bytes
+        size = folder_bytes(path) if path else known and known.file_bytes
         rows.append({"name": name, "path": path and str(path), "bytes": size, "about": known.about if known else ""})
     if args.json:
         print(json.dumps({"folder": str(models.weights_folder()), "models": rows}))
         return
     for row in rows:
         where = row["path"] or "not here"
-        print(f"  {row['name']:<14} {human_size(row['bytes']):>9}  {row['about']:<36}  {where}")
+        print(f"  {row['name']:<16} {format_bytes(row['bytes']):>8}  {row['about']:<43}  {where}")
     print(f"\nfolder of checkpoints: {models.weights_folder()}")
 
 
-def human_size(n: int) -> str:
-    """Return a number of bytes as people read it.
+def folder_bytes(path: Path) -> int:
+    """Return how many bytes a checkpoint, a folder or a file, weighs."""
+    return sum(f.stat().st_size for f in path.iterdir() if f.is_file()) if path.is_dir() else path.stat().st_size
 
-    >>> human_size(548_105_171), human_size(900)
-    ('548 MB', '900 bytes')
-    """
-    for unit, size in ("GB", 10**9), ("MB", 10**6), ("kB", 10**3):
-        if n >= size:
-            return f"{n / size:.{0 if n >= 100 * size else 1}f} {unit}"
-    return f"{n} bytes"
+
+def load_model(args: argparse.Namespace) -> models.Model:
+    """Load the model that -m names; if it has to be fetched first, show how that gets on."""
+    with bar(args) as progress:
+        return models.load(args.model, dtype=args.dtype, progress=progress)
+
+
+@contextmanager
+def bar(args: argparse.Namespace) -> Iterator[Any]:
+    """Give a progress bar on standard error to a download, or None with -q."""
+    from numgpt.progress import Bar
+
+    progress = None if args.quiet else Bar()
+    try:
+        yield progress
+    finally:
+        if progress:
+            progress.close()
 
 
 def require(tokenizer: Tokenizer | None, model: str) -> Tokenizer:
@@ -298,7 +398,7 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         sub.add_argument("--json", action="store_true", help="print JSON, for programs")
         sub.add_argument("-q", "--quiet", action="store_true", help="print nothing on standard error but errors")
-        if name != "models":
+        if name not in ("models", "download", "convert"):
             about_model = "a name, a folder or a file (default: storyteller)"
             sub.add_argument("-m", "--model", default="storyteller", help=about_model)
         return sub
@@ -322,6 +422,22 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("text", help="the text; - reads standard input")
     sub.add_argument("--allow-special", action="store_true", help="read <|endoftext|> in the text as the token")
 
-    command("inspect", inspect, "show the config, tensors and health of a checkpoint")
+    sub = command("inspect", inspect, "show the config, tensors and health of a checkpoint")
+    sub.add_argument("--check", action="store_true", help="compare each tensor with its checksum (TensorFlow's files)")
+
+    sub = command("download", download, "fetch a checkpoint and verify it")
+    sub.add_argument("name", help="a known name, an id of the Hugging Face Hub, or OpenAI's 124M, 355M, 774M, 1558M")
+
+    sub = command("convert", convert, "write any checkpoint as a folder that Transformers loads")
+    sub.add_argument("source", help="a name, a folder or a file")
+    sub.add_argument("folder", help="the folder to write, which must not be there yet")
+
+    sub = command("verify", verify, "compare a checkpoint's answers with those published of the real models")
+    sub.add_argument("--published", action="store_true", required=True, help="compare with published outputs")
+    sub.add_argument(
+        "--as", dest="published_as", metavar="NAME", help="whose outputs (default: told from name or size)"
+    )
+    sub.add_argument("--dtype", choices=["float32", "float64"], help="precision (default: that of the checkpoint)")
+
     command("models", list_models, "list the checkpoints that are known by name, and where they are")
     return top

@@ -49,11 +49,11 @@ class Config(NamedTuple):
         return self.n_embd // self.n_head
 
 
-# Our name for a size, and those under which files give it. (Old files have n_ctx beside n_positions, and only the
-# latter counts; OpenAI's have n_ctx alone.)
+# Our name for a size, and those under which files give it: the Hub's config.json, with its aliases, and nanoGPT. (Old
+# files have n_ctx beside n_positions, and only the latter counts; OpenAI's hparams.json has n_ctx and n_vocab.)
 SIZES = {
     "n_vocab": ("n_vocab", "vocab_size"),
-    "n_ctx": ("n_positions", "max_position_embeddings"),
+    "n_ctx": ("n_positions", "max_position_embeddings", "block_size"),
     "n_embd": ("n_embd", "hidden_size"),
     "n_head": ("n_head", "num_attention_heads"),
     "n_layer": ("n_layer", "num_hidden_layers"),
@@ -64,7 +64,7 @@ REFUSED = ("add_cross_attention", "is_encoder_decoder", "pruned_heads", "quantiz
 
 
 def config_from_json(values: Any, source: str = "config.json") -> Config:
-    """Read the Config out of a parsed config.json of the Hub or hparams.json of OpenAI.
+    """Read the Config out of a parsed config.json of the Hub, hparams.json of OpenAI or the model_args of nanoGPT.
 
     values  the parsed JSON
     source  the name of the file, for messages
@@ -130,6 +130,20 @@ def config_from_json(values: Any, source: str = "config.json") -> Config:
         tie_word_embeddings=get("tie_word_embeddings", bool, True),
         eos_token_id=eos,
     )
+
+
+def config_to_json(config: Config) -> dict[str, Any]:
+    """Return what the Hub's config.json says of such a model: the inverse of config_from_json.
+
+    >>> config = Config(n_ctx=512, activation_function="gelu")
+    >>> config_from_json(config_to_json(config)) == config
+    True
+    """
+    values = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], **config._asdict()}
+    for ours, theirs in ("n_vocab", "vocab_size"), ("n_ctx", "n_positions"):
+        values[theirs] = values.pop(ours)
+    del values["n_tokens"]  # follows from the tokenizer
+    return {**values, "bos_token_id": config.eos_token_id}
 
 
 def _refuse_other_models(values: dict[str, Any], source: str) -> None:

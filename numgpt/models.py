@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numgpt.checkpoint import LazyTensor
-from numgpt.checkpoint.names import match_params, read_params
-from numgpt.checkpoint.safetensors import read_index, read_safetensors
+from numgpt.checkpoint.formats import find_weights, open_tensors
+from numgpt.checkpoint.names import from_nanogpt, from_openai, match_params, read_params
 from numgpt.config import Config, config_from_json
 from numgpt.errors import CheckpointError
+from numgpt.registry import KNOWN
 from numgpt.sampling import check_option
 from numgpt.tokenizer import Tokenizer
 from numgpt.vocabulary import from_folder, gpt2
@@ -26,22 +27,8 @@ class Model(NamedTuple):
     tokenizer: Tokenizer | None  # None where the checkpoint has no tokenizer files; ids still work
 
 
-class Known(NamedTuple):
-    """A checkpoint that people know by name."""
-
-    params: int
-    file_bytes: int  # of model.safetensors
-    about: str
-
-
-KNOWN = {
-    "storyteller": Known(5_918_720, 11_844_840, "tells folk tales; comes with numgpt"),
-    "gpt2": Known(124_439_808, 548_105_171, "OpenAI's GPT-2, small"),
-    "gpt2-medium": Known(354_823_168, 1_519_984_962, "OpenAI's GPT-2, medium"),
-    "gpt2-large": Known(774_030_080, 3_247_159_078, "OpenAI's GPT-2, large"),
-    "gpt2-xl": Known(1_557_611_200, 6_431_829_962, "OpenAI's GPT-2, the largest"),
-    "distilgpt2": Known(81_912_576, 352_824_413, "gpt2 distilled into 6 layers"),
-}
+GPT2_VOCABULARY = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2", "124M", "355M", "774M", "1558M")
+NANOGPT_VOCABULARIES = (50257, 50304)  # GPT-2's; and the same padded to a multiple of 64
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parent if (HERE.parent / "pyproject.toml").is_file() else None
@@ -51,30 +38,32 @@ class Checkpoint(NamedTuple):
     """A checkpoint on disk: what is known of it before its tensors are read."""
 
     weights: Path  # the file, or the index of several
+    kind: str  # the format of the file, as `open_tensors` tells it
     tensors: dict[str, LazyTensor]  # by their names in the file
+    hub_tensors: dict[str, LazyTensor]  # the same in the naming and layout of the Hub
     config: Config
 
 
-def load(name_or_path: str | os.PathLike[str], dtype: Any = None) -> Model:
+def load(name_or_path: str | os.PathLike[str], dtype: Any = None, progress: Any = None) -> Model:
     """Read a checkpoint.
 
-    name_or_path  a folder; a .safetensors file, or the .index.json of several, with config.json beside it; or a name:
-                  "storyteller", which comes with numgpt, or that of a folder in `weights_folder()`
+    name_or_path  a folder; a file of weights, or the index of several, with config.json beside it; or a name:
+                  "storyteller", which comes with numgpt, that of a folder in `weights_folder()`, or one to download
     dtype         float32 or float64: convert to it. None: those two stay, F16 and BF16 are widened to float32
+    progress      shows how a download gets on; see `numgpt.download`
     Returns a Model. Its tokenizer is None where there are no tokenizer files.
-    Raises CheckpointError where there is no such checkpoint, or it is damaged, incomplete or no GPT-2; OptionError for
-    another dtype.
+    Raises CheckpointError where there is no such checkpoint, or it is damaged, incomplete or no GPT-2; DownloadError;
+    OptionError for another dtype.
 
     >>> model = load("storyteller")
     >>> model.config.n_layer, model.params["wte"].shape, len(model.tokenizer)
     (6, (4096, 256), 4096)
     """
     target = None if dtype is None else _float_dtype(dtype)
-    checkpoint = open_checkpoint(name_or_path)
-    folder = checkpoint.weights.parent
-    given, config = match_params(checkpoint.tensors, checkpoint.config, source=str(checkpoint.weights))
-    tokenizer = from_folder(folder)
-    config = _fit_tokenizer(config, tokenizer, folder)
+    checkpoint = open_checkpoint(name_or_path, progress)
+    given, config = match_params(checkpoint.hub_tensors, checkpoint.config, source=str(checkpoint.weights))
+    tokenizer = find_tokenizer(checkpoint)
+    config = _fit_tokenizer(config, tokenizer, checkpoint.weights.parent)
     return Model(config, read_params(given, config, target), tokenizer)
 
 
@@ -84,50 +73,93 @@ def load_tokenizer(name_or_path: str | os.PathLike[str]) -> Tokenizer | None:
     >>> load_tokenizer("gpt2").encode("Hello world")
     [15496, 995]
     """
-    try:
-        path = locate(name_or_path)
-    except CheckpointError:
-        if str(name_or_path).startswith(("gpt2", "distilgpt2")) and name_or_path in KNOWN:
-            return gpt2()
-        raise
-    return from_folder(path if path.is_dir() else path.parent)
+    path = find(name_or_path)
+    if path is None and name_or_path in GPT2_VOCABULARY:
+        return gpt2()
+    path = path or locate(name_or_path)
+    return from_folder(path if path.is_dir() else path.parent) or find_tokenizer(open_checkpoint(path))
 
 
-def open_checkpoint(name_or_path: str | os.PathLike[str]) -> Checkpoint:
-    """Find a checkpoint, and read its config and the names, dtypes and shapes of its tensors.
+def open_checkpoint(name_or_path: str | os.PathLike[str], progress: Any = None) -> Checkpoint:
+    """Read the config of a checkpoint and the names, dtypes and shapes of its tensors.
 
-    Raises CheckpointError as `load` does.
+    Arguments and errors are those of `load`.
     """
-    path = locate(name_or_path)
-    weights = find_weights(path) if path.is_dir() else path
-    config = read_config(weights.parent)
-    read = read_index if weights.suffix == ".json" else read_safetensors
-    return Checkpoint(weights, read(weights), config)
+    path = locate(name_or_path, progress)
+    try:
+        weights = find_weights(path) if path.is_dir() else path
+        kind, tensors, model_args = open_tensors(weights)
+        config = read_config(weights.parent) if model_args is None else _nanogpt_config(model_args, weights)
+    except OSError as error:  # a folder that may not be read
+        raise CheckpointError(f"{error.filename}: {error.strerror}: check its permissions") from None
+    hub_tensors = tensors
+    if kind == "tensorflow":
+        hub_tensors = from_openai(tensors)
+    if kind == "nanogpt":
+        hub_tensors = from_nanogpt(tensors, config)
+    return Checkpoint(weights, kind, tensors, hub_tensors, config)
 
 
-def locate(name_or_path: str | os.PathLike[str]) -> Path:
-    """Return where a checkpoint lies: at a path, with numgpt or in the folder of checkpoints, looked up in this order.
+def find_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    """Return the tokenizer that lies beside the weights; for a nanoGPT, which has none there, GPT-2's if it fits."""
+    tokenizer = from_folder(checkpoint.weights.parent)
+    if tokenizer is None and checkpoint.kind == "nanogpt" and checkpoint.config.n_vocab in NANOGPT_VOCABULARIES:
+        return gpt2()
+    return tokenizer
 
-    Raises CheckpointError where there is none, with the places that were searched.
+
+def locate(name_or_path: str | os.PathLike[str], progress: Any = None) -> Path:
+    """Return where a checkpoint lies; fetch it first where it has to be.
+
+    Looked up in this order: a path, the bundled model, the folder of checkpoints, the Hugging Face cache, a download
+    into the folder of checkpoints.
+    progress  shows how the download gets on; see `numgpt.download`
+    Raises CheckpointError where there is none, with the places that were searched; DownloadError.
     """
     if path := find(name_or_path):
         return path
+    name = os.fspath(name_or_path)
+    from numgpt.download import download, is_name
+
+    if is_name(name):
+        return download(name, weights_folder() / name, progress=progress)
     raise CheckpointError(
-        f"no checkpoint {os.fspath(name_or_path)!r:.200}: no such file or folder, and not in {weights_folder()}; "
-        f"give a path, or put its files there, in a folder of that name; `numgpt models` lists what is at hand"
+        f"no checkpoint {name!r:.200}: no such file or folder, not in {weights_folder()}, and no name of one to "
+        f"download; `numgpt models` lists what is known and at hand"
     )
 
 
 def find(name_or_path: str | os.PathLike[str]) -> Path | None:
-    """Return where a checkpoint lies, as `locate` does, or None."""
+    """Return where a checkpoint lies on this machine, or None."""
     name = os.fspath(name_or_path)
-    for place in (Path(name), *([bundled()] if name == "storyteller" else []), weights_folder() / name):
-        try:
-            if name and place.exists():
-                return place
-        except (OSError, ValueError):  # too long for a path, or a NUL in it
-            continue
-    return None
+    try:
+        if name and Path(name).exists():
+            return Path(name)
+        if name == "storyteller" and bundled().exists():
+            return bundled()
+        ours = weights_folder() / name
+        exists = name and ours.exists()
+    except (OSError, ValueError):  # too long for a path, or a NUL in it
+        return None
+    from numgpt.download import hf_cache_folder, is_name
+
+    if exists and not (is_name(name) and _is_unfinished(ours)):
+        return ours
+    return hf_cache_folder(name)
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether a download into a folder was cut: a part of a file lies there, or not all weights do."""
+    try:
+        weights = find_weights(folder)
+        if weights.name.endswith(".index.json"):
+            shards = set(json.loads(weights.read_bytes())["weight_map"].values())
+            return not all((folder / shard).exists() for shard in shards)
+    except CheckpointError:
+        return True
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False  # damaged: its reader will say how
+    return any(folder.glob("*.part"))
 
 
 def list_names() -> list[str]:
@@ -162,24 +194,15 @@ def weights_folder() -> Path:
     return Path(cache) / "numgpt"
 
 
-def find_weights(folder: Path) -> Path:
-    """Return the file of a folder that holds the weights: the only .safetensors, or the index of several.
-
-    Raises CheckpointError where there is none, or where it is not clear which.
-    """
-    for name in ("model.safetensors", "model.safetensors.index.json"):
-        if (folder / name).is_file():
-            return folder / name
-    found = sorted(folder.glob("*.safetensors"))
-    if len(found) == 1:
-        return found[0]
-    what = ", ".join(p.name for p in found) if found else "no .safetensors file"
-    raise CheckpointError(f"{folder}: found {what}, expected model.safetensors or model.safetensors.index.json")
-
-
 def read_config(folder: Path) -> Config:
-    """Read the config.json of a folder. Raises CheckpointError where it is missing, damaged or not of a GPT-2."""
-    path = folder / "config.json"
+    """Read the config.json of a folder, or OpenAI's hparams.json.
+
+    Raises CheckpointError where they are missing, damaged or not of a GPT-2.
+    """
+    paths = [folder / name for name in ("config.json", "hparams.json")]
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        raise CheckpointError(f"{paths[0]}: no such file, expected it beside the weights, for the sizes of the model")
     try:
         values = json.loads(path.read_bytes())
     except OSError as error:
@@ -187,6 +210,11 @@ def read_config(folder: Path) -> Config:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from None
     return config_from_json(values, source=str(path))
+
+
+def _nanogpt_config(model_args: dict[str, Any], weights: Path) -> Config:
+    """The sizes that nanoGPT keeps beside the weights. Its activation is the exact GELU."""
+    return config_from_json({**model_args, "activation_function": "gelu"}, source=f"{weights}: model_args")
 
 
 def _float_dtype(dtype: Any) -> str:

@@ -248,8 +248,8 @@ class Tokenizer:
     unreachable       {id: piece} of further ids, that decode and that no text gives
     add_prefix_space  put a space before a text that does not begin with one
 
-    Attributes: `special_tokens` {text: id}, `n_ordinary` one past the highest id that text gives without
-    `allow_special`. len(tokenizer) is one past the highest id of all.
+    Attributes: `vocabulary` {piece: id}, `ranks` {pair: rank}, `special_tokens` {text: id}, `n_ordinary` one past the
+    highest id that text gives without `allow_special`. len(tokenizer) is one past the highest id of all.
     Raises nothing: the readers in `numgpt.vocabulary` check what they read.
 
     >>> tokenizer = Tokenizer([(b"h", b"i"), (b" ", b"hi")], added=[AddedToken("<end>", 300, special=True)])
@@ -267,8 +267,8 @@ class Tokenizer:
     ) -> None:
         if vocabulary is None:
             vocabulary = dict(zip([*_BYTES, *map(b"".join, merges)], range(256 + len(merges)), strict=True))
-        self._vocabulary = vocabulary
-        self._ranks = dict(zip(merges, range(len(merges)), strict=True))
+        self.vocabulary = vocabulary
+        self.ranks = dict(zip(merges, range(len(merges)), strict=True))
         self._never = len(merges)
         self._pieces = dict(unreachable or {})
         self._pieces.update(zip(vocabulary.values(), vocabulary, strict=True))
@@ -387,9 +387,9 @@ class Tokenizer:
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
         data = word.encode()
-        pieces = (_merge_short if len(data) < _LONG else _merge_long)(data, self._ranks, self._never)
+        pieces = (_merge_short if len(data) < _LONG else _merge_long)(data, self.ranks, self._never)
         try:
-            return tuple(map(self._vocabulary.__getitem__, pieces))
+            return tuple(map(self.vocabulary.__getitem__, pieces))
         except KeyError as error:
             raise TokenError(
                 f"the word {word[:40]!r} has the byte {error.args[0]!r}, which has no id in this vocabulary: "

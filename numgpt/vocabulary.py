@@ -161,6 +161,22 @@ def _read_settings(folder: Path, names: set[str]) -> _Settings:
     return _Settings(added, special, kind, prefix)
 
 
+def write_vocabulary(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write vocab.json and merges.txt of a tokenizer, as Transformers has them.
+
+    Its added tokens go into vocab.json, where read_vocabulary finds <|endoftext|>; their flags are not kept.
+    """
+    spelling = {byte: character for character, byte in _spellings().items()}
+
+    def spell(piece: bytes) -> str:
+        return "".join(spelling[piece[i : i + 1]] for i in range(len(piece)))
+
+    ids = {spell(piece): i for piece, i in tokenizer.vocabulary.items()} | tokenizer.special_tokens
+    lines = ["#version: 0.2", *(f"{spell(left)} {spell(right)}" for left, right in tokenizer.ranks), ""]
+    (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8", newline="\n")
+
+
 def _from_vocabulary(vocabulary: Path, merges: Path, settings: _Settings) -> Tokenizer:
     if not merges.exists():
         raise CheckpointError(f"{merges}: no such file, expected it to go with {vocabulary}: download the two together")

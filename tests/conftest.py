@@ -1,5 +1,8 @@
 """Settings of all tests."""
 
+import os
+from pathlib import Path
+
 from hypothesis import HealthCheck, settings
 
 # The same examples on each run, so that a machine's speed or luck decides nothing. To look for new ones:
@@ -7,3 +10,9 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
+
+# No test asks the network, finds a model that somebody has in a cache, or sends somebody's token.
+for name in ("NUMGPT_WEIGHTS", "HF_ENDPOINT", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE"):
+    os.environ.pop(name, None)
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = str(Path(__file__).parent / "no cache here")

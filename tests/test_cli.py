@@ -201,7 +201,7 @@ def test_tokenize_keeps_every_byte_of_standard_input():
 def test_inspect_shows_config_tensors_and_memory(capsys):
     out = call(capsys, "inspect")[1]
     assert "5,918,720 parameters: 23.7 MB in memory as float32" in out
-    assert "6.3 MB more for the keys and values of a full context" in out
+    assert "6.29 MB more for the keys and values of a full context" in out
     assert "0 values that are not finite" in out
     assert any(line.split() == ["transformer.wte.weight", "F16", "4096", "x", "256"] for line in out.splitlines())
     assert any(line.split() == ["n_ctx", "512"] for line in out.splitlines())
@@ -236,9 +236,8 @@ def test_every_example_of_the_help_runs(capsys):
     for text in cli.EXAMPLES.values():
         for line in text.splitlines()[1:]:
             command = shlex.split(line.split("    ")[0])
-            if "path/to" in line or command[0] != "numgpt" or command[1:2] == ["generate"]:
-                continue
-            assert call(capsys, *command[1:])[0] == 0
+            if command[1:2] in (["tokenize"], ["inspect"], ["models"]) and "path/to" not in line:
+                assert call(capsys, *command[1:])[0] == 0
 
 
 @pytest.mark.parametrize("command", [[], ["generate"], ["tokenize"], ["inspect"], ["models"]])

@@ -111,9 +111,9 @@ def test_the_fast_merges_are_the_one_to_read(merges: list[tuple[bytes, bytes]], 
 
 @given(st.text("estonia ", min_size=1, max_size=150).map(str.encode))
 def test_the_fast_merges_are_the_one_to_read_on_the_merges_of_gpt2(word: bytes) -> None:
-    pieces = merge(word, GPT2._ranks)
-    assert module._merge_short(word, GPT2._ranks, 50000) == pieces
-    assert module._merge_long(word, GPT2._ranks, 50000) == pieces
+    pieces = merge(word, GPT2.ranks)
+    assert module._merge_short(word, GPT2.ranks, 50000) == pieces
+    assert module._merge_long(word, GPT2.ranks, 50000) == pieces
 
 
 def test_merge_takes_the_leftmost_of_equal_pairs() -> None:
@@ -144,7 +144,7 @@ class Counting(dict[Any, Any]):
 @pytest.mark.parametrize("unit", [b"a", b"ab", b"the", b" ", b"!?"])
 def test_a_long_word_asks_for_each_pair_a_few_times_only(unit: bytes) -> None:
     word = unit * (30000 // len(unit))
-    ranks = Counting(GPT2._ranks)
+    ranks = Counting(GPT2.ranks)
     assert b"".join(module._merge_long(word, ranks, 50000)) == word
     assert ranks.asked <= 3 * len(word)
 
@@ -197,8 +197,8 @@ def test_decode_gives_back_any_text(text: str) -> None:
 
 
 def test_every_piece_of_gpt2_merges_to_itself() -> None:
-    for piece, i in GPT2._vocabulary.items():
-        assert module._merge_short(piece, GPT2._ranks, 50000) == [piece], i
+    for piece, i in GPT2.vocabulary.items():
+        assert module._merge_short(piece, GPT2.ranks, 50000) == [piece], i
 
 
 def test_the_ids_follow_from_the_merges() -> None:
@@ -212,8 +212,8 @@ def test_the_ids_follow_from_the_merges() -> None:
 def test_the_storyteller_reads_the_same_from_either_file() -> None:
     tokenizer, twin = from_folder(STORYTELLER), read_merges(STORYTELLER / "merges.txt")
     assert tokenizer is not None
-    assert tokenizer._vocabulary == twin._vocabulary
-    assert tokenizer._ranks == twin._ranks
+    assert tokenizer.vocabulary == twin.vocabulary
+    assert tokenizer.ranks == twin.ranks
     assert tokenizer.special_tokens == twin.special_tokens == {"<|endoftext|>": 4095}
     assert (len(tokenizer), tokenizer.n_ordinary) == (4096, 4095)
     text = "Once upon a time, a fox<|endoftext|>"

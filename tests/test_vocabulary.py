@@ -70,7 +70,7 @@ def error_of(folder: Path, files: dict[str, Any]) -> str:
 )
 def test_merges_are_read_with_any_line_ends(tmp_path: Path, merges: str) -> None:
     tokenizer = read(tmp_path, pair(merges))
-    assert list(tokenizer._ranks) == [(b"#", b"#"), (b"a", b"b"), (b" ", b"ab")]
+    assert list(tokenizer.ranks) == [(b"#", b"#"), (b"a", b"b"), (b" ", b"ab")]
     assert tokenizer.encode("ab ab##") == [4, 6, 5]
     assert tokenizer.special_tokens == {"<|endoftext|>": 7}
 

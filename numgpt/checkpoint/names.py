@@ -15,6 +15,8 @@ with or without a prefix, and with things beside them that are no parameters:
 """
 
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,49 @@ def hub_name(path: str) -> str:
     """
     stem, dot, last = path.rpartition(".")
     return f"{stem}.{'bias' if last == 'b' else 'weight'}" if dot else f"{path}.weight"
+
+
+def from_openai(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Return the tensors of OpenAI's TensorFlow checkpoint in the Hub's naming and layout.
+
+    model/h3/attn/c_attn/w is h.3.attn.c_attn.weight, and each w, a convolution of width 1, has a leading axis of 1.
+    Source: Radford et al. 2019, the released code, `conv1d`.
+
+    >>> tensor = LazyTensor("F32", (1, 2, 6), lambda: np.zeros((1, 2, 6), np.float32))
+    >>> renamed = from_openai({"model/h3/attn/c_attn/w": tensor})
+    >>> {name: t.shape for name, t in renamed.items()}
+    {'h.3.attn.c_attn.weight': (2, 6)}
+    """
+    renamed = {}
+    for name, tensor in tensors.items():
+        path = re.sub(r"^h(\d+)\.", r"h.\1.", name.removeprefix("model/").replace("/", "."))
+        if path.endswith(".w") and tensor.shape[:1] == (1,) and len(tensor.shape) == 3:
+            tensor = _changed(tensor, tensor.shape[1:], lambda x: x[0])
+        renamed[hub_name(path)] = tensor
+    return renamed
+
+
+def from_nanogpt(tensors: dict[str, LazyTensor], config: Config) -> dict[str, LazyTensor]:
+    """Return the tensors of nanoGPT in the Hub's naming and layout.
+
+    Its matrices are those of nn.Linear, [out, in]. Trained with bias=False it has no biases: they are 0.
+    Source: karpathy/nanoGPT, model.py.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        if name.endswith((".c_attn.weight", ".c_fc.weight", ".c_proj.weight")):
+            tensor = _changed(tensor, tensor.shape[::-1], lambda x: np.ascontiguousarray(x.T))
+        found[PREFIXES.sub("", name)] = tensor
+    biases = [name for name in found if name.endswith(".bias") and not BUFFERS.fullmatch(name)]
+    if not biases and config.n_layer <= len(found):
+        for path, shape in leaves(param_shapes(config)):
+            if path.endswith(".b"):
+                found[hub_name(path)] = LazyTensor("F32", shape, partial(np.zeros, shape, np.float32))
+    return found
+
+
+def _changed(tensor: LazyTensor, shape: tuple[int, ...], change: Callable[[np.ndarray], np.ndarray]) -> LazyTensor:
+    return LazyTensor(tensor.dtype, shape, lambda: change(tensor.read()))
 
 
 def match_params(tensors: dict[str, LazyTensor], config: Config, source: str) -> tuple[dict[str, LazyTensor], Config]:

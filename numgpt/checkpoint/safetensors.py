@@ -1,4 +1,4 @@
-"""Read safetensors: one file, or the shards that an index lists.
+"""Read and write safetensors: one file, or the shards that an index lists.
 
 A safetensors file has three parts:
 
@@ -35,7 +35,7 @@ import reprlib
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from io import BufferedReader
@@ -201,6 +201,54 @@ def read_index(path: str | os.PathLike[str]) -> dict[str, LazyTensor]:
     if absent := [f"{_name(name)} in {shard}" for name, shard in weight_map.items() if shard_of.get(name) != shard]:
         raise _error(path, f"tensors are missing, expected: {_list(absent)}", "download the index and its shards again")
     return tensors
+
+
+def write_safetensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors to a safetensors file, one at a time, each in the dtype that it says.
+
+    path      the file, which takes its name when it is whole; what was there before stays until then
+    tensors   name -> LazyTensor of any reader, or one that wraps an array. F16 and BF16 are narrowed again, exactly
+    metadata  strings for "__metadata__"; Transformers wants {"format": "pt"} there, the default
+    Raises CheckpointError if the file can't be written, and leaves none then.
+    Source: huggingface/safetensors, README, "Format".
+
+    >>> import tempfile
+    >>> tensor = LazyTensor("BF16", (2,), lambda: np.array([1, -2], np.float32))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_safetensors(Path(folder, "tiny.safetensors"), {"ln_f.g": tensor})
+    ...     read_safetensors(Path(folder, "tiny.safetensors"))["ln_f.g"].read()
+    array([ 1., -2.], dtype=float32)
+    """
+    path, end = Path(path), 0
+    header: dict[str, Any] = {"__metadata__": dict(metadata or {"format": "pt"})}
+    for name, tensor in tensors.items():
+        begin, end = end, end + math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize
+        header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # so that the data is aligned
+
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for tensor in tensors.values():
+                file.write(_narrow(tensor.read(), tensor.dtype).reshape(-1).view(np.uint8).data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise _error(path, f"can't be written: {error.strerror}", "free some space, or write elsewhere") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _narrow(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Return an array as the file stores it. For F16 and BF16 it comes widened to float32."""
+    if dtype == "BF16":
+        return (array.view(np.uint32) >> 16).astype(DTYPES[dtype])
+    return np.ascontiguousarray(array, DTYPES[dtype])
 
 
 def _check_entry(where: str, entry: Any, data_size: int) -> tuple[str, tuple[int, ...], int, int]:

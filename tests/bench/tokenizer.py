@@ -32,12 +32,12 @@ def main(path: str, characters: int = 3_000_000) -> None:
     text = Path(path).read_text(encoding="utf-8")[:characters]
     gpt2 = vocabulary.gpt2()
     spelt = {byte: char for char, byte in vocabulary._spellings().items()}
-    spell = {piece: "".join(spelt[bytes([byte])] for byte in piece) for piece in gpt2._vocabulary}
+    spell = {piece: "".join(spelt[bytes([byte])] for byte in piece) for piece in gpt2.vocabulary}
     peer = tokenizers.Tokenizer(
-        BPE({spell[p]: i for p, i in gpt2._vocabulary.items()}, [(spell[a], spell[b]) for a, b in gpt2._ranks])
+        BPE({spell[p]: i for p, i in gpt2.vocabulary.items()}, [(spell[a], spell[b]) for a, b in gpt2.ranks])
     )
     peer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    other = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=dict(gpt2._vocabulary), special_tokens={})
+    other = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=dict(gpt2.vocabulary), special_tokens={})
 
     rounds = []
     for _ in range(ROUNDS):

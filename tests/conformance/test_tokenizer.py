@@ -19,7 +19,7 @@ from numgpt.vocabulary import _spellings, from_folder, gpt2, read_tokenizer_json
 
 GPT2 = gpt2()
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-TIKTOKEN = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=dict(GPT2._vocabulary), special_tokens={})
+TIKTOKEN = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=dict(GPT2.vocabulary), special_tokens={})
 SPELT = {byte: char for char, byte in _spellings().items()}
 ALL = [chr(i) for i in range(0x110000) if not 0xD800 <= i <= 0xDFFF]
 
@@ -30,8 +30,8 @@ def spell(piece: bytes) -> str:
 
 def spelt(tokenizer: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """The vocabulary and the merges as the files of Transformers have them."""
-    vocabulary = {spell(piece): i for piece, i in tokenizer._vocabulary.items()} | tokenizer.special_tokens
-    return vocabulary, [(spell(left), spell(right)) for left, right in tokenizer._ranks]
+    vocabulary = {spell(piece): i for piece, i in tokenizer.vocabulary.items()} | tokenizer.special_tokens
+    return vocabulary, [(spell(left), spell(right)) for left, right in tokenizer.ranks]
 
 
 def peer_of(tokenizer: Tokenizer, add_prefix_space: bool = False) -> Any:
@@ -101,7 +101,7 @@ def test_every_code_point_is_classed_as_both_peers_class_it() -> None:
     """Merges of a letter, a digit, a sign and a line end with each byte show which of them a character goes with."""
     shown = Tokenizer([(left, bytes([i])) for left in (b"a", b"1", b"!", b"\n") for i in range(256)])
     peer = peer_of(shown)
-    other = tiktoken.Encoding("shown", pat_str=PATTERN, mergeable_ranks=dict(shown._vocabulary), special_tokens={})
+    other = tiktoken.Encoding("shown", pat_str=PATTERN, mergeable_ranks=dict(shown.vocabulary), special_tokens={})
     for start in range(0, len(ALL), 512):
         texts = [f"a{c}1{c}!{c}\n{c}\n" for c in ALL[start : start + 512]]
         peers = [other.encode_ordinary]
@@ -278,7 +278,7 @@ def test_the_pair_with_its_configs_reads_as_transformers_reads_it(tmp_path: Path
 def test_the_vocabulary_that_follows_from_the_merges_is_the_one_of_the_files(tmp_path: Path) -> None:
     folder = save_pair(tmp_path)
     tokenizer = read_vocabulary(folder / "vocab.json", folder / "merges.txt")
-    assert tokenizer._vocabulary == GPT2._vocabulary
+    assert tokenizer.vocabulary == GPT2.vocabulary
     peer = GPT2TokenizerFast.from_pretrained(folder)
     assert len(peer) == 50257
     assert peer.eos_token_id == GPT2.special_tokens["<|endoftext|>"] == 50256
