@@ -503,6 +503,10 @@ UNSOUND = {
         f"storages {{'0': 1}}, expected the 1 of its tensors, once each: {DAMAGED}",
     ),
     "keys no text": (legacy([W], ONE, keys=[0]), f"storages [0], expected the 1 of its tensors, once each: {DAMAGED}"),
+    "keys of two kinds": (
+        legacy([W], ONE, keys=["0", 0]),
+        f"storages ['0', 0], expected the 1 of its tensors, once each: {DAMAGED}",
+    ),
     "key twice": (
         legacy([W], ONE, keys=["0", "0"]),
         f"storages ['0', '0'], expected the 1 of its tensors, once each: {DAMAGED}",
@@ -524,6 +528,7 @@ UNSOUND = {
     # zip
     "zip cut": (zipped()[:-1], NO_ZIP),
     "zip begins": (b"PK\3\4", NO_ZIP),
+    "zip with a comment": (zipped({-2: b"\1"}), NO_ZIP),
     "zip with more": (zipped() + bytes(22), NO_ZIP),
     "zip of nothing torch": (
         zipped({at(b"archive/data.pkl", 1): b"archive/data.pkm"}),
@@ -536,6 +541,10 @@ UNSOUND = {
     "big-endian": (
         zipped(more={"archive/byteorder": b"big"}),
         "byteorder b'big', expected b'little': save it again on a little-endian machine",
+    ),
+    "byteorder without end": (
+        zipped(more={"archive/byteorder": b"little" * 9}),
+        "byteorder b'littlelittlelittleli', expected b'little': save it again on a little-endian machine",
     ),
     "compressed": (
         zipped(method=zipfile.ZIP_DEFLATED),
@@ -570,6 +579,25 @@ UNSOUND = {
         zipped({END + 16: struct.pack("<I", END)}),
         f"a directory of {END - DIRECTORY:,} bytes at byte {END:,}, "
         f"expected at most 4,194,304 that end at byte {END:,}: {DAMAGED}",
+    ),
+    "directory of 5 MB": (
+        b"PK\3\4" + bytes(5_000_000) + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, 5_000_000, 4, 0),
+        f"a directory of 5,000,000 bytes at byte 4, expected at most 4,194,304 that end at byte 5,000,004: {DAMAGED}",
+    ),
+    "directory cut": (
+        b"PK\3\4PK\1\2" + bytes(41) + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, 45, 4, 0),
+        f"no entry 0 in the archive's directory, expected 1: {DAMAGED}",
+    ),
+    "place of 2^64 - 1": (
+        b"PK\3\4"
+        + struct.pack("<4s6H3I5H2I", b"PK\1\2", *[0] * 9, 10, 12, 0, 0, 0, 0, 2**32 - 1)
+        + struct.pack("<10s2HQ", b"a/data.pkl", 1, 8, 2**64 - 1)
+        + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, 68, 4, 0),
+        f"a/data.pkl is not at byte {2**64 - 1:,}, expected it where the archive's directory says: {DAMAGED}",
+    ),
+    "pickle of 17 MB": (
+        archive("x" * 17_000_000, {}),
+        f"a pickle of 17,000,008 bytes, expected at most 16,777,216: {ALONE}",
     ),
     "directory wrong": (
         zipped({DIRECTORY: b"XX"}),
@@ -645,7 +673,7 @@ UNSOUND = {
         says("leaves _Storage(key='0', dtype='F32', begin=0, length=2) as 'a', expected a tensor", ALONE),
     ),
     "call of text": (pickled(dump("os.system") + b")R"), calls("'os.system'", "()")),
-    "call with a list": (pickled(name("torch.Size") + b"]R"), calls("torch.Size", "[]")),
+    "call with a list": (pickled(name("collections.OrderedDict") + b"]R"), calls("collections.OrderedDict", "[]")),
     "size of a list": (pickled(call("torch.Size", [1])), calls("torch.Size", "([...],)")),
     "OrderedDict of pairs": (
         pickled(call("collections.OrderedDict", [])),
@@ -725,6 +753,17 @@ UNSOUND = {
         pickled(dump(("module", None, None, None)) + b"Q"),
         says("has the persistent id ('module', None, None, None), expected that of a storage"),
     ),
+    "storage of less than nothing": (
+        pickled(storage("F32", "0", -1)),
+        says("has the persistent id ('storage', torch.FloatStorage, '0', 'cpu', -1), expected that of a storage"),
+    ),
+    "storage of 2^63": (
+        pickled(storage("F32", "0", 1 << 63)),
+        says(
+            "has the persistent id ('storage', torch.FloatStorage, '0', 'cpu', 9223372036854775808), "
+            "expected that of a storage"
+        ),
+    ),
     "part beyond": (
         pickled(storage("F32", "0", 2, ("1", 1, 2))),
         "the pickle has the persistent id ('storage', torch.FloatStorage, '0', 'cpu', 2, (...)), "
@@ -737,6 +776,14 @@ UNSOUND = {
 def test_what_is_said_of_an_unsound_file(tmp_path, case):
     raw, expected = UNSOUND[case]
     assert message(write(tmp_path, raw)) == expected
+
+
+def test_a_pickle_may_have_10000_keys_that_are_not_text(tmp_path):
+    """A file can choose numbers that a dict needs long for, but not text."""
+    value = [dict.fromkeys(range(5000)), dict.fromkeys(range(5000)), dict.fromkeys(map(str, range(20_000)))]
+    assert read_object(write(tmp_path, archive(value, {}))) == value
+    expected = says("has the key 0, expected text or, at most 10,000 times, a plain value", ALONE)
+    assert message(write(tmp_path, archive([*value, {0: 1}], {}))) == expected
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):

@@ -294,7 +294,12 @@ def test_scalars_empty_tensors_and_any_names(tmp_path):
 
 
 def test_tensors_may_lie_in_another_order_than_their_names(tmp_path):
-    pairs = [(b"", header()), (b"a", A), (b"b", entry(4, [0], 0, 0, 0, 0)), (b"c", entry(4, [0], 0, 4, 0, 0))]
+    pairs = [
+        (b"", header()),
+        (b"a", A),
+        (b"b", entry(4, [0], 0, 0, 0, mask(0))),
+        (b"c", entry(4, [0], 0, 4, 0, mask(0))),
+    ]
     write(tmp_path / INDEX, table(pairs))
     write(tmp_path / SHARD, DATA)
     empty = Tensor("U8", (0,), b"")
@@ -399,8 +404,14 @@ def test_the_checkpoint_file_names_the_newest_checkpoint(tmp_path, name, end):
     assert find_tensorflow(tmp_path) == tmp_path / f"{name}.index"
 
 
+@pytest.mark.parametrize("name", ["/content/run1/model-7", "../model-7", "a/b/model-7", "model-7"])
+def test_only_the_last_part_of_a_path_counts(tmp_path, name):
+    write(tmp_path / "checkpoint", f'model_checkpoint_path: "{name}"\n'.encode())
+    assert find_tensorflow(tmp_path) == tmp_path / "model-7.index"
+
+
 @pytest.mark.parametrize(
-    "name", ["", "/model", "../model", "a/b", "C:model", "a\\\\b", "a\\x", "a\0b", "a\\nb", "a\x1b[1m", 'a"b', "a\nb"]
+    "name", ["", "/", "a/..b:", "C:model", "a\\\\b", "a\\x", "a\0b", "a\\nb", "a\x1b[1m", 'a"b', "a\nb"]
 )
 def test_the_checkpoint_file_may_only_name_a_file_beside_it(tmp_path, name):
     text = f'model_checkpoint_path: "{name}"\n'
@@ -408,7 +419,7 @@ def test_the_checkpoint_file_may_only_name_a_file_beside_it(tmp_path, name):
     said = message(tmp_path, find_tensorflow)
     assert said.startswith(f"{path}: 'model_checkpoint_path: \"")
     assert said.endswith(
-        ', expected model_checkpoint_path: "...", a plain name in the same folder: give the path of the .index file'
+        ', expected model_checkpoint_path: "...", a name in the same folder: give the path of the .index file'
     )
     assert said.isprintable()
 
@@ -417,7 +428,7 @@ def test_the_checkpoint_file_may_only_name_a_file_beside_it(tmp_path, name):
 def test_a_checkpoint_file_that_names_nothing_is_refused(tmp_path, raw):
     write(tmp_path / "checkpoint", raw)
     said = message(tmp_path, find_tensorflow)
-    assert "a plain name in the same folder" in said
+    assert "a name in the same folder" in said
     assert len(said) < 400
 
 
@@ -485,11 +496,13 @@ UNSOUND: dict[str, tuple[bytes, str]] = {
     ),
     "a handle without end": (
         b"\xff" * 40 + bundles.MAGIC,
-        f"footer: the bytes ffffffffffffffffffff, expected a varint of at most 64 bits: {DAMAGED}",
+        "footer: the bytes ffffffffffffffffffff, "
+        f"expected a varint of at most 64 bits, in its shortest form: {DAMAGED}",
     ),
     "a handle of 2^64": (
         bundles.footer((0, 0), (0, 0))[:2] + b"\xff" * 9 + b"\2" + bytes(28) + bundles.MAGIC,
-        f"footer: the bytes ffffffffffffffffff02, expected a varint of at most 64 bits: {DAMAGED}",
+        "footer: the bytes ffffffffffffffffff02, "
+        f"expected a varint of at most 64 bits, in its shortest form: {DAMAGED}",
     ),
     "blocks out of the file": (
         bundles.footer((2**63, 2**64 - 1), (0, 8)),
@@ -556,7 +569,7 @@ UNSOUND: dict[str, tuple[bytes, str]] = {
     ),
     "handle cut": (
         bundles.with_index([seal(BLOCK)], pack([(b"b", b"\0")])),
-        f"index block: the bytes (none), expected a varint of at most 64 bits: {DAMAGED}",
+        f"index block: the bytes (none), expected a varint of at most 64 bits, in its shortest form: {DAMAGED}",
     ),
     "handle with more": (
         bundles.with_index([seal(BLOCK)], pack([(b"b", varint(0) + varint(len(BLOCK)) + b"\0")])),
@@ -651,8 +664,8 @@ UNSOUND: dict[str, tuple[bytes, str]] = {
     ),
     "entry cut": (
         block(HEAD + b"\x80" + ONE),
-        "block at byte 0: at byte 9, 0 shared bytes of key, 0 more and 0 of value, "
-        f"expected at most 0 shared, 1,024 of key, and all of it before byte 10: {DAMAGED}",
+        "block at byte 0: the bytes 800000000001000000, "
+        f"expected a varint of at most 64 bits, in its shortest form: {DAMAGED}",
     ),
     "key too long": (
         table([(b"", header()), (b"a" * 1025, A)]),
@@ -695,14 +708,21 @@ UNSOUND: dict[str, tuple[bytes, str]] = {
         f"header: a field of number 1 and kind 2, expected kind 0: {DAMAGED}",
     ),
     # protocol buffers
-    "cut in a number": (a(A + b"\x80"), f"a: the bytes 80, expected a varint of at most 64 bits: {DAMAGED}"),
+    "cut in a number": (
+        a(A + b"\x80"),
+        f"a: the bytes 80, expected a varint of at most 64 bits, in its shortest form: {DAMAGED}",
+    ),
     "number of 11 bytes": (
         a(b"\x08" + b"\x80" * 10 + b"\0"),
-        f"a: the bytes 80808080808080808080, expected a varint of at most 64 bits: {DAMAGED}",
+        f"a: the bytes 80808080808080808080, expected a varint of at most 64 bits, in its shortest form: {DAMAGED}",
     ),
     "number of 2^64": (
         a(b"\x08" + b"\xff" * 9 + b"\2"),
-        f"a: the bytes ffffffffffffffffff02, expected a varint of at most 64 bits: {DAMAGED}",
+        f"a: the bytes ffffffffffffffffff02, expected a varint of at most 64 bits, in its shortest form: {DAMAGED}",
+    ),
+    "number with a group too many": (
+        a(A + b"\x08\x84\0"),
+        f"a: the bytes 8400, expected a varint of at most 64 bits, in its shortest form: {DAMAGED}",
     ),
     "cut in a field": (
         a(varint(99 << 3 | 2) + b"\7abc"),
@@ -874,7 +894,7 @@ def test_a_missing_index_is_named(tmp_path):
     assert [message(tmp_path / name) for name in ("x.ckpt", INDEX, SHARD)] == [expected] * 3
 
 
-LIMIT = 100_000  # instead of MAX_INDEX, so that the test is fast: time and memory grow with the size alone
+LIMIT = 50_000  # instead of MAX_INDEX, so that the test is fast: time and memory grow with the size alone
 ROOM = LIMIT - 2000
 EMPTY = field(1, 4) + field(2, field(2, b"", always=True))
 HOSTILE = {  # one thing, as often as it fits
@@ -955,14 +975,15 @@ def test_any_sound_checkpoint_is_read(tmp_path, tensors, block_size):
 SMALL = {"a/b": Tensor("U8", (4,), DATA), "a/c": floats(2, 1), "b": Tensor("F16", (), b"\0\x3c")}
 
 
-@fuzz(3)
-@given(bit=st.integers(0, 7), block_size=st.sampled_from([1, 1 << 18]))
-def test_each_flipped_bit_of_an_index_is_noticed(tmp_path, bit, block_size):
+@pytest.mark.parametrize("block_size", [1, 40, 1 << 18])
+def test_each_flipped_bit_of_an_index_is_noticed(tmp_path, block_size):
     path = save(tmp_path / "x.ckpt", SMALL, block_size=block_size)
     raw = path.read_bytes()
+    assert only_checkpoint_errors(path)
     for at in range(len(raw)):
-        write(path, raw[:at] + bytes([raw[at] ^ 1 << bit]) + raw[at + 1 :])
-        assert not only_checkpoint_errors(path)
+        for bit in range(8):
+            write(path, raw[:at] + bytes([raw[at] ^ 1 << bit]) + raw[at + 1 :])
+            assert not only_checkpoint_errors(path), (at, bit)
 
 
 @pytest.mark.parametrize("block_size", [1, 40, 1 << 18])

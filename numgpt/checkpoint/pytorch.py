@@ -29,14 +29,14 @@ Older than both is a tar archive, which we refuse. The sum of a zip entry (CRC-3
 to write none.
 
 A pickle can call any function of any module, so loading one is running a program of a stranger. This module does not
-use Python's unpickler, not even with its two hooks replaced: that gives names and storages a gate, but the C code
+use Python's unpickler, not even with its two hooks replaced: those are a gate for names and storages, but the C code
 behind it still lets 5 bytes ask for 32 GB (LONG_BINPUT), calls what it is given with any arguments, and hashes nested
-tuples until the process dies. Here is an interpreter of the opcodes that
-PyTorch's files have, in protocols 2 to 5. The table ACTIONS is all that it can do. A name in a file is looked up in
-the tables below, and never imported. What is built are dicts, lists, tuples and plain values, in bounded time and
-memory; a copy without cycles and shared parts is returned. We build less than torch.load(weights_only=True) does:
-no sets, sparse, quantized or complex tensors, which no GPT-2 needs. An OrderedDict becomes a dict, an nn.Parameter a
-tensor, torch.float16 the text "torch.float16", torch.device("cpu") the text "cpu".
+tuples until the process dies. Here is an interpreter of the opcodes that PyTorch's files have, in protocols 2 to 5. The
+table ACTIONS is all that it can do. A name in a file is looked up in the tables below, and never imported. What is
+built are dicts, lists, tuples and plain values, in bounded time and memory; a copy without cycles and shared parts is
+returned. We build less than torch.load(weights_only=True) does: no sets, and no sparse, quantized or complex tensors,
+which no GPT-2 needs. An OrderedDict becomes a dict, an nn.Parameter a tensor, torch.float16 the text "torch.float16",
+torch.device("cpu") the text "cpu".
 
 Source: torch/serialization.py (_save, _legacy_save, _load, _legacy_load) and torch/_utils.py of PyTorch 2.13; the
 zip format: PKWARE's APPNOTE.TXT 6.3.3; the opcodes: Lib/pickletools.py of CPython.

@@ -13,7 +13,8 @@ and "model.ckpt.meta", the graph, which nobody needs. The index is a sorted tabl
 
     footer    2 handles, of the metaindex block and of the index block; zeros up to 40 bytes; 8 bytes, MAGIC
     handle    2 varints: where a block begins in the file, and the size of its contents
-    varint    a number in groups of 7 bits, the lowest first, one a byte; the top bit says that another one follows
+    varint    a number in groups of 7 bits, the lowest first, one a byte; the top bit says that another one follows.
+              There are no more groups than needed
     block     the contents; 1 byte, 0 if they are not compressed; 4 bytes, the masked CRC-32C of all that
     contents  entries; restart points; 4 bytes, how many restart points there are, at least 1
     entry     3 varints s, n, m; n bytes; m bytes of value. The key is the first s bytes of the key before it, and the
@@ -40,9 +41,10 @@ google/leveldb. Files may come from strangers: whatever is in them, nothing but 
 of an index is checked whenever it is read; the CRCs of the tensors by `check_tensors` alone, which reads everything.
 
 Where we are stricter than TensorFlow: blocks must follow one another from the first byte on, and so must the tensors of
-a shard, as TensorFlow's savers write them (its C++ writer can be told to align tensors). We refuse tensors in slices,
-strings and other dtypes that safetensors has not, Snappy, which TensorFlow does not write, big-endian files, and an
-index of more than 1 MB: that of the largest GPT-2 has 20,724 bytes.
+a shard, as TensorFlow's savers write them (its C++ writer can be told to align tensors); and varints must be as short
+as they can be, as all its writers make them. We refuse tensors in slices, strings and other dtypes that safetensors has
+not, Snappy, which TensorFlow does not write, big-endian files, and an index of more than 1 MB: that of the largest
+GPT-2 has 20,724 bytes.
 """
 
 import math
@@ -162,8 +164,9 @@ def find_tensorflow(folder: str | os.PathLike[str]) -> Path | None:
     """Return the .index file of a folder's TensorFlow checkpoint; None if the folder has none.
 
     As in TensorFlow, it is the one that the file "checkpoint" names; without that file, it is model.ckpt.index.
-    Raises CheckpointError if "checkpoint" names anything but a file of the same folder, as an absolute path. It may
-    name a file that does not exist; then read_tensorflow says so.
+    Of a path only the last part counts: a checkpoint that was moved still names the folder that it was saved in.
+    Raises CheckpointError if "checkpoint" names nothing. It may name a file that does not exist; then read_tensorflow
+    says so.
     """
     folder = Path(folder)
     path = folder / "checkpoint"
@@ -172,9 +175,9 @@ def find_tensorflow(folder: str | os.PathLike[str]) -> Path | None:
         return index if index.is_file() else None
     with _opened(path) as file:
         text = file.read(MAX_INDEX).decode(errors="replace")
-    found = re.search(r'^model_checkpoint_path: "([^"/\\:]+)"\r?$', text, re.MULTILINE)
+    found = re.search(r'^model_checkpoint_path: "(?:[^"\\\n]*/)?([^"/\\:\n]+)"\r?$', text, re.MULTILINE)
     if not found or not found[1].isprintable():
-        fault = f'{_show(text)}, expected model_checkpoint_path: "...", a plain name in the same folder'
+        fault = f'{_show(text)}, expected model_checkpoint_path: "...", a name in the same folder'
         raise _error(path, fault, "give the path of the .index file")
     return folder / f"{found[1]}.index"
 
@@ -383,7 +386,10 @@ def _varint(where: str, raw: bytes, at: int) -> tuple[int, int]:
     for i, byte in enumerate(raw[at : at + 10]):
         value |= (byte & 127) << 7 * i
         if byte < 128:
-            if value >> 64:
+            if value >> 64 or (byte == 0 and i > 0):
                 break
             return value, at + i + 1
-    raise _error(where, f"the bytes {raw[at : at + 10].hex() or '(none)'}, expected a varint of at most 64 bits")
+    raise _error(
+        where,
+        f"the bytes {raw[at : at + 10].hex() or '(none)'}, expected a varint of at most 64 bits, in its shortest form",
+    )
