@@ -205,8 +205,6 @@ def _read_body(response: "requests.Response", part: "_Part", want: Facts, url: s
             raise Again(f"more bytes came than the {want.size:,} of the file")
         part.write(chunk)
         progress(name, part.size, want.size)
-        if part.size == want.size:  # whatever length the answer claims
-            break
 
 
 def wrong_start(name: str, head: bytes) -> str:

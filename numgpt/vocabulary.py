@@ -10,6 +10,7 @@ Sources: `encoder.py` and the files of the GPT-2 release, 2019; the tokenizer fi
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ def _spellings() -> dict[str, bytes]:
 
 _END_OF_TEXT = "<|endoftext|>"
 _MOST_IDS = 1 << 31
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def gpt2() -> Tokenizer:
@@ -230,10 +232,7 @@ def _build(ids: dict[str, Any], ids_name: str, lines: list[Any], merges_name: st
     alphabet = _spellings()
     spelt = dict(alphabet)
     merges = _parse_merges(lines, spelt, merges_name)
-    seen: dict[int, str] = {}
-    for text, i in ids.items():
-        if seen.setdefault(_check_id(i, text, ids_name), text) != text:
-            raise CheckpointError(f"{ids_name}: {seen[i]!r} and {text!r} have the same id {i}, expected one each")
+    seen = _check_ids(ids, ids_name)
     if missing := spelt.keys() - ids.keys():
         used = set(map(b"".join, merges)).union(*merges)
         for text in sorted(missing):
@@ -303,6 +302,20 @@ def _added_token(fields: dict[str, Any], name: str) -> AddedToken:
     if not text:
         raise CheckpointError(f"{name}: an added token is empty, expected some text: remove it")
     return AddedToken(text, _check_id(fields.get("id"), text, name), **flags)
+
+
+def _check_ids(ids: dict[str, Any], name: str) -> dict[int, str]:
+    """Return {id: text} of {text: id}, once it is sure that each id is one and no two texts have the same."""
+    values = ids.values()
+    if set(map(type, values)) == {int} and min(values) >= 0 and max(values) < _MOST_IDS:
+        seen = dict(zip(values, ids, strict=True))
+        if len(seen) == len(ids) and not _SURROGATE.search("".join(ids)):
+            return seen  # all at once, 20 ms sooner than one by one, which the message of an error needs
+    seen = {}
+    for text, i in ids.items():
+        if seen.setdefault(_check_id(i, text, name), text) != text:
+            raise CheckpointError(f"{name}: {seen[i]!r} and {text!r} have the same id {i}, expected one each")
+    return seen
 
 
 def _check_id(i: Any, text: str, name: str) -> int:

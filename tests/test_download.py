@@ -217,6 +217,8 @@ def test_known_names_are_pinned(hub, tmp_path, monkeypatch):
     monkeypatch.setitem(files, "config.json", File(None, "0" * 64))
     assert f"expected {'0' * 64}: the bytes were removed; " in message("tiny", tmp_path / "c")
     monkeypatch.setitem(files, "model.safetensors", File(None, "0" * 64))
+    monkeypatch.setitem(files, "config.json", File(1))
+    assert "more bytes came than the 1 of the file" in message("tiny", tmp_path / "e")
     monkeypatch.setitem(files, "config.json", File())
     assert "it is not the file that numgpt knows" in message("tiny", tmp_path / "d")
 

@@ -23,8 +23,8 @@ from pickles import Code, archive, call, dump, finish, legacy, name, storage, te
 
 from numgpt.checkpoint import LazyTensor
 from numgpt.checkpoint import pytorch as module
+from numgpt.checkpoint.files import DTYPES
 from numgpt.checkpoint.pytorch import find_state_dict, read_object, read_pytorch, read_pytorch_index
-from numgpt.checkpoint.safetensors import DTYPES
 from numgpt.errors import CheckpointError
 
 ROOT = Path(__file__).parent.parent

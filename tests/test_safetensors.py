@@ -13,8 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from numgpt.checkpoint import LazyTensor
-from numgpt.checkpoint import safetensors as module
+from numgpt.checkpoint import LazyTensor, files
 from numgpt.checkpoint.safetensors import read_header, read_index, read_safetensors
 from numgpt.errors import CheckpointError
 
@@ -129,7 +128,7 @@ def test_half_precision_is_widened_exactly(tmp_path, dtype, bits, expected):
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
 def test_every_half_is_widened_in_its_place_across_chunks(tmp_path, dtype):
-    bits = np.resize(np.arange(1 << 16, dtype="<u2"), 2 * module.CHUNK + 77)
+    bits = np.resize(np.arange(1 << 16, dtype="<u2"), 2 * files.CHUNK + 77)
     array = read_safetensors(save(tmp_path, {"a": entry(dtype, [bits.size], 0, bits.nbytes)}, bits.tobytes()))[
         "a"
     ].read()
@@ -144,7 +143,7 @@ def test_every_half_is_widened_in_its_place_across_chunks(tmp_path, dtype):
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16", "I64", "BOOL"])
 @pytest.mark.parametrize("spaces", range(8))
 def test_arrays_are_aligned_wherever_the_data_begins(tmp_path, dtype, spaces):
-    width = module.DTYPES[dtype].itemsize
+    width = files.DTYPES[dtype].itemsize
     header = json.dumps({"a": entry("U8", [1], 0, 1), "b": entry(dtype, [3, 1], 1, 1 + 3 * width)}).encode()
     path = write(tmp_path, pack(header + b" " * spaces, bytes(1 + 3 * width)))
     array = read_safetensors(path)["b"].read()
@@ -169,9 +168,9 @@ def test_entries_may_come_in_any_order_and_are_given_in_the_order_of_the_data(tm
     assert [tensor.read().tolist() for tensor in tensors.values()] == [[1], 0x0302, [4, 5]]
 
 
-@pytest.mark.parametrize("dtype", module.DTYPES)
+@pytest.mark.parametrize("dtype", files.DTYPES)
 def test_scalars_and_empty_tensors_are_arrays(tmp_path, dtype):
-    width = module.DTYPES[dtype].itemsize
+    width = files.DTYPES[dtype].itemsize
     header = {
         "none": entry(dtype, [2, 0, 3], 0, 0),
         "one": entry(dtype, [], 0, width),
@@ -211,7 +210,7 @@ def test_nothing_but_the_header_is_read_before_read(tmp_path, monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
-    monkeypatch.setattr(module, "_fill", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(files, "fill", lambda *_: pytest.fail("read"))
     read_safetensors(path)
     with pytest.raises(pytest.fail.Exception):
         tensor.read()
@@ -220,7 +219,7 @@ def test_nothing_but_the_header_is_read_before_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 def test_reading_needs_the_memory_of_the_result_and_little_more(tmp_path, dtype):
     count = 1 << 22
-    size = count * module.DTYPES[dtype].itemsize
+    size = count * files.DTYPES[dtype].itemsize
     path = save(tmp_path, {"a": entry(dtype, [count], 0, size)})
     os.truncate(path, path.stat().st_size + size)
     tensor = read_safetensors(path)["a"]
@@ -518,10 +517,11 @@ def test_a_file_that_changed_since_is_refused(tmp_path, change):
 
 @pytest.mark.parametrize("dtype", ["U8", "F16"])
 def test_a_file_that_ends_while_it_is_read_is_refused(tmp_path, monkeypatch, dtype):
-    size = 4 * module.DTYPES[dtype].itemsize
+    size = 4 * files.DTYPES[dtype].itemsize
     path = save(tmp_path, {"a": entry(dtype, [4], 0, size)}, bytes(size))
     version = (path.stat().st_size, 0)
-    monkeypatch.setattr(module, "_version", lambda _: version)
+    for module in "files", "safetensors":
+        monkeypatch.setattr(f"numgpt.checkpoint.{module}.version_of", lambda _: version)
     tensor = read_safetensors(path)["a"]
     os.truncate(path, path.stat().st_size - 1)
     assert message(path, lambda _: tensor.read()) == (
@@ -712,9 +712,9 @@ def sound_files(draw) -> bytes:
     """A sound file of up to four tensors, in any order of entries and with any padding."""
     entries, size = {}, 0
     for name in draw(st.lists(NAMES, max_size=4, unique=True)):
-        dtype = draw(st.sampled_from(sorted(module.DTYPES)))
+        dtype = draw(st.sampled_from(sorted(files.DTYPES)))
         shape = draw(st.lists(st.integers(0, 3), max_size=3))
-        end = size + math.prod(shape) * module.DTYPES[dtype].itemsize
+        end = size + math.prod(shape) * files.DTYPES[dtype].itemsize
         entries[name], size = entry(dtype, shape, size, end), end
     header = dict(draw(st.permutations(list(entries.items()))))
     if draw(st.booleans()):
@@ -761,13 +761,13 @@ def test_bytes_taken_out_and_put_in_anywhere(tmp_path, raw, out, put):
 
 NUMBERS = st.sampled_from([-1, 0, 1, 2, 4, 8, 2**31, 2**62, 2**63, 2**64, 10**50, 0.5, 1e300, True, None])
 VALUES = st.recursive(
-    NUMBERS | NAMES | st.sampled_from(sorted(module.DTYPES)),
+    NUMBERS | NAMES | st.sampled_from(sorted(files.DTYPES)),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=8,
 )
 ENTRIES = st.fixed_dictionaries(
     {
-        "dtype": st.sampled_from([*sorted(module.DTYPES), "F8_E4M3"]) | VALUES,
+        "dtype": st.sampled_from([*sorted(files.DTYPES), "F8_E4M3"]) | VALUES,
         "shape": st.lists(NUMBERS, max_size=4) | VALUES,
         "data_offsets": st.lists(NUMBERS, min_size=2, max_size=2) | VALUES,
     }

@@ -17,6 +17,7 @@ from numgpt.checkpoint import LazyTensor
 from numgpt.checkpoint import crc32c as crc_module
 from numgpt.checkpoint import tensorflow as module
 from numgpt.checkpoint.crc32c import crc32c, mask
+from numgpt.checkpoint.files import DTYPES
 from numgpt.checkpoint.tensorflow import check_tensors, find_tensorflow, read_tensorflow
 from numgpt.errors import CheckpointError
 
@@ -234,7 +235,7 @@ def test_each_dtype_is_read_and_checked(tmp_path, dtype):
 
 def test_the_dtypes_are_those_of_safetensors():
     assert {name: number for number, name in module.DATA_TYPES.items()} == bundles.NUMBERS
-    assert set(module.DATA_TYPES.values()) == set(module.DTYPES)
+    assert set(module.DATA_TYPES.values()) == set(DTYPES)
 
 
 def expect(path: Path, tensors: dict[str, Tensor]) -> None:

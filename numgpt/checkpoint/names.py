@@ -14,15 +14,17 @@ with or without a prefix, and with things beside them that are no parameters:
     lm_head.decoder.weight             the same in DialoGPT's first files
 """
 
+import math
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from numgpt.checkpoint import LazyTensor
-from numgpt.checkpoint.safetensors import _name
+from numgpt.checkpoint.files import printable
 from numgpt.config import Config
 from numgpt.errors import CheckpointError
 from numgpt.params import faults, leaves, map_leaves, param_shapes
@@ -30,6 +32,7 @@ from numgpt.params import faults, leaves, map_leaves, param_shapes
 PREFIXES = re.compile(r"^((transformer|module|_orig_mod)\.)+")
 BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 FLOATS = ("F16", "BF16", "F32", "F64")
+READERS = 2  # threads
 
 
 def hub_name(path: str) -> str:
@@ -102,7 +105,7 @@ def match_params(tensors: dict[str, LazyTensor], config: Config, source: str) ->
         bare = PREFIXES.sub("", name).replace("lm_head.decoder.", "lm_head.")
         if bare in stored:
             raise CheckpointError(
-                f"{source}: {_name(bare)} is there twice, under different prefixes: which one counts?"
+                f"{source}: {printable(bare)} is there twice, under different prefixes: which one counts?"
             )
         if not BUFFERS.fullmatch(bare):
             stored[bare] = tensor
@@ -120,7 +123,7 @@ def match_params(tensors: dict[str, LazyTensor], config: Config, source: str) ->
     given = {path: stored.pop(hub_name(path)) for path in expected if hub_name(path) in stored}
     found = faults({path: tensor.shape for path, tensor in given.items()}, expected)
     if stored:
-        found.append(f"left over: {', '.join(map(_name, stored))}")
+        found.append(f"left over: {', '.join(map(printable, stored))}")
     for path, tensor in given.items():
         if tensor.dtype not in FLOATS:
             found.append(f"{path}: dtype {tensor.dtype}, expected one of {', '.join(FLOATS)}")
@@ -131,11 +134,14 @@ def match_params(tensors: dict[str, LazyTensor], config: Config, source: str) ->
 
 
 def read_params(given: dict[str, LazyTensor], config: Config, dtype: str | None = None) -> dict[str, Any]:
-    """Read the parameter tree, one tensor at a time, so that none is held twice.
+    """Read the parameter tree, two tensors at a time, the largest first. None is held twice.
 
     given  path in the tree -> LazyTensor, from match_params
     dtype  "float32" or "float64"; None for float64 where the file holds any F64, else float32
     Returns the tree.
     """
     target = dtype or ("float64" if any(tensor.dtype == "F64" for tensor in given.values()) else "float32")
-    return map_leaves(lambda path, _: given[path].read().astype(target, copy=False), param_shapes(config))
+    by_size = sorted(given.items(), key=lambda item: -math.prod(item[1].shape))
+    with ThreadPoolExecutor(READERS) as pool:  # a thread that reads lets go of Python's lock
+        reading = {path: pool.submit(lambda t: t.read().astype(target, copy=False), t) for path, t in by_size}
+    return map_leaves(lambda path, _: reading[path].result(), param_shapes(config))

@@ -46,7 +46,6 @@ import math
 import os
 import pickle  # for the names of the opcodes
 import re
-import reprlib
 import struct
 import sys
 from collections.abc import Callable
@@ -58,21 +57,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numgpt.checkpoint import LazyTensor
-from numgpt.checkpoint.safetensors import (
+from numgpt.checkpoint.files import (
     DAMAGED,
     DTYPES,
     MAX_AXES,
-    MAX_HEADER,
-    OTHER_KINDS,
-    _error,
-    _is_str_map,
-    _list,
-    _name,
-    _opened,
-    _parse_json,
-    _read,
-    _version,
-    _where,
+    brief,
+    check_kind,
+    listing,
+    opened,
+    place_of,
+    printable,
+    read_array,
+    read_shards,
+    version_of,
+    wrong,
 )
 from numgpt.errors import CheckpointError
 
@@ -97,6 +95,8 @@ MAX_OTHER_KEYS = 10_000  # keys that are not strings: a file can choose numbers 
 MAX_DEPTH = 64
 MAX_EXPANDED = 1 << 24  # numbers in a tensor that repeats those of a smaller storage
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # Lightning, many scripts, nanoGPT
+
+_brief = partial(brief, depth=1)  # what a pickle builds may be endless when it is written out
 
 STATE_ALONE = "if you trust the file, load it in PyTorch and save its state_dict() alone"
 SAVE_AGAIN = "load it in PyTorch and save it again"
@@ -151,16 +151,16 @@ def find_state_dict(saved: Any, source: str | os.PathLike[str]) -> tuple[dict[st
     if isinstance(saved, dict):
         inner = [key for key in WRAPPERS if isinstance(saved.get(key), dict)]
         if len(inner) > 1:
-            raise _error(source, f"state dicts under {_list(inner)}, expected one of them", STATE_ALONE)
+            raise wrong(source, f"state dicts under {listing(inner)}, expected one of them", STATE_ALONE)
         if inner:
             state, model_args = saved[inner[0]], saved.get("model_args")
     if not isinstance(state, dict) or not any(isinstance(value, LazyTensor) for value in state.values()):
         expected = f"expected a dict of tensors, or one under {', '.join(WRAPPERS)}"
-        raise _error(source, f"holds {_brief(saved)}, {expected}", "if a state dict is in it, save that alone")
+        raise wrong(source, f"holds {_brief(saved)}, {expected}", "if a state dict is in it, save that alone")
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, LazyTensor):
             fault = f"the state dict has {_brief(value)} under {_brief(name)}, expected tensors under names"
-            raise _error(source, fault, "save the state dict without it")
+            raise wrong(source, fault, "save the state dict without it")
     return state, model_args if isinstance(model_args, dict) else None
 
 
@@ -172,7 +172,7 @@ def read_pytorch_index(path: str | os.PathLike[str]) -> dict[str, LazyTensor]:
     Raises CheckpointError as read_index and read_pytorch do.
     Source: get_checkpoint_shard_files of huggingface/transformers.
     """
-    return _read_shards(Path(path), read_pytorch, ".bin")
+    return read_shards(Path(path), read_pytorch, ".bin")
 
 
 def read_object(path: str | os.PathLike[str]) -> Any:
@@ -185,56 +185,17 @@ def read_object(path: str | os.PathLike[str]) -> Any:
     Source: torch.load of PyTorch.
     """
     path = Path(path)
-    with _opened(path) as file:
-        version = _version(file)
+    with opened(path) as file:
+        version = version_of(file)
         start = file.read(512)
         if start.startswith(b"PK\3\4"):
             value, places = _open_zip(path, file, version[0])
         elif start.startswith(b"\x80"):
             value, places = _open_legacy(path, file, version[0])
         else:
-            for pattern, kind, remedy in (*OTHER_KINDS, *MORE_KINDS):
-                if re.match(pattern, start):
-                    raise _error(path, f"it looks like {kind}, expected a file of torch.save", remedy)
-            raise _error(path, f"begins with {start[:4]!r}, expected a file of torch.save", f"it is none, or {DAMAGED}")
+            check_kind(path, start, "a file of torch.save", MORE_KINDS)
+            raise wrong(path, f"begins with {start[:4]!r}, expected a file of torch.save", f"it is none, or {DAMAGED}")
     return _finish(path, value, partial(_place, path, version, places))
-
-
-def _brief(value: Any) -> str:
-    """Write a value in a short line. What a file built may have cycles, or be endless when it is written out."""
-    short = reprlib.Repr()
-    short.maxstring, short.maxother, short.maxlevel = 100, 50, 1
-    return short.repr(value)
-
-
-def _read_shards(path: Path, read: Callable[[Path], dict[str, LazyTensor]], ending: str) -> dict[str, LazyTensor]:
-    """What read_index does, for shards of any format: `read` opens one of them, and its name has this ending."""
-    with _opened(path) as file:
-        size = _version(file)[0]
-        if size > MAX_HEADER:
-            raise _error(path, f"{size:,} bytes, expected at most {MAX_HEADER:,} of an index", "give the .index.json")
-        weight_map: Any = _parse_json(path, file.read(size)).get("weight_map")
-    if not _is_str_map(weight_map):
-        raise _error(path, f"weight_map {_brief(weight_map)}, expected a map of tensor names to file names")
-    shards = sorted(set(weight_map.values()))
-    for shard in shards:
-        if re.search(r"[/\\:]", shard) or not shard.isprintable() or not shard.endswith(ending):
-            expected = f"expected the plain name of a {ending} file in the same folder"
-            raise _error(path, f"shard {_brief(shard)}, {expected}", "use a checkpoint that you can trust")
-    if missing := [shard for shard in shards if not os.path.exists(path.parent / shard)]:
-        raise _error(path, f"shards are missing, expected in the same folder: {_list(missing)}", "download them")
-
-    tensors: dict[str, LazyTensor] = {}
-    shard_of: dict[str, str] = {}
-    for shard in shards:
-        for name, tensor in read(path.parent / shard).items():
-            if name in tensors:
-                fault = f"is in {shard_of[name]} and in {shard}, expected in one of them"
-                raise _error(_where(path, name), fault, "download all shards again, into an empty folder")
-            tensors[name], shard_of[name] = tensor, shard
-    if absent := [f"{_name(name)} in {shard}" for name, shard in weight_map.items() if shard_of.get(name) != shard]:
-        raise _error(path, f"tensors are missing, expected: {_list(absent)}", "download the index and its shards again")
-    return tensors
 
 
 # --- the two containers: each gives the object, and the place in the file of each storage that it asked for
@@ -244,15 +205,15 @@ def _open_legacy(path: Path, file: BufferedReader, size: int) -> tuple[Any, dict
     file.seek(0)
     if (magic := _Unpickler(path, file).load()) != MAGIC:
         fault = f"begins with the pickle of {_brief(magic)}, expected the number that torch.save begins with"
-        raise _error(path, fault, f"it is a pickle of another kind, or {DAMAGED}")
+        raise wrong(path, fault, f"it is a pickle of another kind, or {DAMAGED}")
     if (number := _Unpickler(path, file).load()) != FORMAT:
-        raise _error(path, f"version {_brief(number)} of the format, expected {FORMAT}", SAVE_AGAIN)
+        raise wrong(path, f"version {_brief(number)} of the format, expected {FORMAT}", SAVE_AGAIN)
     _Unpickler(path, file).load()  # about the machine that wrote it
     unpickler = _Unpickler(path, file)
     value, storages = unpickler.load(), unpickler.storages
     keys = _Unpickler(path, file).load()
     if type(keys) is not list or any(type(k) is not str for k in keys) or sorted(keys) != sorted(storages):
-        raise _error(path, f"storages {_brief(keys)}, expected the {len(storages):,} of its tensors, once each")
+        raise wrong(path, f"storages {_brief(keys)}, expected the {len(storages):,} of its tensors, once each")
     places = {}
     end = file.tell()
     for key in keys:
@@ -262,11 +223,13 @@ def _open_legacy(path: Path, file: BufferedReader, size: int) -> tuple[Any, dict
         places[key] = end + 8
         end += 8 + length * DTYPES[dtype].itemsize
         if end > size:
-            raise _error(path, f"storage {_name(key)} ends at byte {end:,}, expected at most {size:,}, the file's end")
+            raise wrong(
+                path, f"storage {printable(key)} ends at byte {end:,}, expected at most {size:,}, the file's end"
+            )
         if stored != length:
-            raise _error(path, f"storage {_name(key)} has {stored:,} numbers, expected {length:,}")
+            raise wrong(path, f"storage {printable(key)} has {stored:,} numbers, expected {length:,}")
     if end != size:
-        raise _error(path, f"{size:,} bytes, expected {end:,}, where the last storage ends")
+        raise wrong(path, f"{size:,} bytes, expected {end:,}, where the last storage ends")
     return value, places
 
 
@@ -276,32 +239,34 @@ def _open_zip(path: Path, file: BufferedReader, size: int) -> tuple[Any, dict[st
     def find(name: str) -> int:
         """Go to the data of an entry, and return its size."""
         if name not in entries:
-            raise _error(path, f"{_name(name)} is missing, expected it in the archive")
+            raise wrong(path, f"{printable(name)} is missing, expected it in the archive")
         flags, method, length, packed, at = entries[name]
         if flags & 1 or method or packed != length:
             how = "encrypted" if flags & 1 else "compressed"
-            raise _error(path, f"{_name(name)} is {how}, expected it as torch.save writes it, as it is", SAVE_AGAIN)
+            raise wrong(path, f"{printable(name)} is {how}, expected it as torch.save writes it, as it is", SAVE_AGAIN)
         file.seek(min(at, end))
         local = file.read(30)
         if len(local) < 30 or local[:4] != b"PK\3\4":
-            raise _error(path, f"{_name(name)} is not at byte {at:,}, expected it where the archive's directory says")
+            raise wrong(
+                path, f"{printable(name)} is not at byte {at:,}, expected it where the archive's directory says"
+            )
         at += 30 + sum(struct.unpack("<2H", local[26:]))  # its name and extra fields, again
         if at + length > end:
-            raise _error(path, f"{_name(name)} ends at byte {at + length:,}, expected at most {end:,}")
+            raise wrong(path, f"{printable(name)} ends at byte {at + length:,}, expected at most {end:,}")
         file.seek(at)
         return length
 
     pickles = [name for name in entries if re.fullmatch(r"[^/]*/data\.pkl", name)]
     if len(pickles) != 1:
         fault = f"a zip archive with {len(pickles)} pickles data.pkl, expected 1"
-        raise _error(path, fault, "it is another kind of archive, or was packed again")
+        raise wrong(path, fault, "it is another kind of archive, or was packed again")
     folder = pickles[0].removesuffix("data.pkl")
     if folder + "byteorder" in entries:
         length = find(folder + "byteorder")
         if (order := file.read(min(length, 20))) != b"little":
-            raise _error(path, f"byteorder {order!r}, expected b'little'", "save it again on a little-endian machine")
+            raise wrong(path, f"byteorder {order!r}, expected b'little'", "save it again on a little-endian machine")
     if (length := find(pickles[0])) > MAX_PICKLE:
-        raise _error(path, f"a pickle of {length:,} bytes, expected at most {MAX_PICKLE:,}", STATE_ALONE)
+        raise wrong(path, f"a pickle of {length:,} bytes, expected at most {MAX_PICKLE:,}", STATE_ALONE)
     unpickler = _Unpickler(path, file, length)
     value = unpickler.load()
     places = {}
@@ -309,7 +274,7 @@ def _open_zip(path: Path, file: BufferedReader, size: int) -> tuple[Any, dict[st
         expected = length * DTYPES[dtype].itemsize
         if (found := find(f"{folder}data/{key}")) != expected:
             fault = f"{found:,} bytes, expected {expected:,} for {length:,} numbers of {dtype}"
-            raise _error(path, f"storage {_name(key)} has {fault}")
+            raise wrong(path, f"storage {printable(key)} has {fault}")
         places[key] = file.tell()
     return value, places
 
@@ -320,23 +285,23 @@ def _read_directory(path: Path, file: BufferedReader, size: int) -> tuple[dict[s
     tail = file.read(42)
     end = size - 22
     if tail[-22:-18] != b"PK\5\6" or tail[-2:] != b"\0\0":
-        raise _error(path, "a zip archive without its end, expected it in the last 22 bytes")
+        raise wrong(path, "a zip archive without its end, expected it in the last 22 bytes")
     count, length, begin = struct.unpack("<H2I", tail[-12:-2])
     if tail[:4] == b"PK\6\7":  # zip64: these numbers again, with more bits
         end = int.from_bytes(tail[8:16], "little")
         file.seek(min(end, size))
         if len(record := file.read(56)) < 56 or record[:4] != b"PK\6\6":
-            raise _error(path, f"no zip64 record at byte {end:,}, expected it where the end of the archive says")
+            raise wrong(path, f"no zip64 record at byte {end:,}, expected it where the end of the archive says")
         count, length, begin = struct.unpack("<3Q", record[32:])
     if length > MAX_DIRECTORY or begin + length != end:
         expected = f"expected at most {MAX_DIRECTORY:,} that end at byte {end:,}"
-        raise _error(path, f"a directory of {length:,} bytes at byte {begin:,}, {expected}")
+        raise wrong(path, f"a directory of {length:,} bytes at byte {begin:,}, {expected}")
     file.seek(begin)
     raw = memoryview(file.read(length))
     entries: dict[str, tuple[int, ...]] = {}
     while raw:
         if len(raw) < 46 or raw[:4] != b"PK\1\2":
-            raise _error(path, f"no entry {len(entries):,} in the archive's directory, expected {count:,}")
+            raise wrong(path, f"no entry {len(entries):,} in the archive's directory, expected {count:,}")
         flags, method, packed, full, names, extras, notes, at = struct.unpack("<8x2H8x2I3H8xI", raw[:46])
         name, extra, raw = bytes(raw[46:][:names]).decode(errors="replace"), raw[46 + names :][:extras], raw[46:]
         raw = raw[names + extras + notes :]
@@ -350,10 +315,10 @@ def _read_directory(path: Path, file: BufferedReader, size: int) -> tuple[dict[s
             if number == 0xFFFFFFFF:
                 numbers[i], wide = int.from_bytes(wide[:8], "little"), wide[8:]
         if name in entries:
-            raise _error(path, f"{_name(name)} is in the archive twice, expected it once")
+            raise wrong(path, f"{printable(name)} is in the archive twice, expected it once")
         entries[name] = (flags, method, *numbers)
     if len(entries) != count:
-        raise _error(path, f"{len(entries):,} entries in the archive's directory, expected {count:,}")
+        raise wrong(path, f"{len(entries):,} entries in the archive's directory, expected {count:,}")
     return entries, begin
 
 
@@ -410,7 +375,7 @@ class _Unpickler:
         raise self.error(f"has more than {MAX_STEPS:,} steps, expected fewer", STATE_ALONE)
 
     def error(self, fault: str, remedy: str = DAMAGED) -> CheckpointError:
-        return _error(self.path, f"the pickle {fault}", remedy)
+        return wrong(self.path, f"the pickle {fault}", remedy)
 
     def take(self, count: int) -> bytes:
         if count > self.left:
@@ -483,7 +448,7 @@ class _Unpickler:
         elif full in STORAGES or full in FUNCTIONS:
             self.push(_Global(full))
         else:
-            fault = f"asks for {_name(full)}, expected only tensors and plain values; nothing was run"
+            fault = f"asks for {printable(full)}, expected only tensors and plain values; nothing was run"
             raise self.error(fault, STATE_ALONE)
 
     def call(self, function: Any, args: Any) -> None:
@@ -526,7 +491,9 @@ class _Unpickler:
             case "storage", _Global(name), str() as key, str(), int() as length, *part if 0 <= length < 1 << 63:
                 stored = STORAGES.get(name, ""), length
                 if not stored[0] or self.storages.setdefault(key, stored) != stored:
-                    raise self.error(f"has storage {_name(key)} as {name} of {length}, expected one type and length")
+                    raise self.error(
+                        f"has storage {printable(key)} as {name} of {length}, expected one type and length"
+                    )
                 match part:
                     case [] | [None]:
                         return self.push(_Storage(key, stored[0], 0, length))
@@ -590,7 +557,7 @@ def _finish(path: Path, value: Any, place: Callable[[str, _Tensor], LazyTensor])
         left -= 20 if kind is _Tensor else 1
         if left < 0 or depth > MAX_DEPTH:
             fault = f"more than {MAX_STEPS:,} values, or more than {MAX_DEPTH} levels of them"
-            raise _error(path, f"the pickle builds {fault}, expected fewer", STATE_ALONE)
+            raise wrong(path, f"the pickle builds {fault}, expected fewer", STATE_ALONE)
         if kind is dict:
             return {k: copy(v, k if type(k) is str else name, depth + 1) for k, v in value.items()}
         if kind is list or kind is tuple:
@@ -598,7 +565,7 @@ def _finish(path: Path, value: Any, place: Callable[[str, _Tensor], LazyTensor])
         if kind is _Tensor:
             return place(name, value)
         if kind is _Global or kind is _Storage:
-            raise _error(path, f"the pickle leaves {_brief(value)} as {_brief(name)}, expected a tensor", STATE_ALONE)
+            raise wrong(path, f"the pickle leaves {_brief(value)} as {_brief(name)}, expected a tensor", STATE_ALONE)
         return value
 
     return copy(value, "", 0)
@@ -606,22 +573,22 @@ def _finish(path: Path, value: Any, place: Callable[[str, _Tensor], LazyTensor])
 
 def _place(path: Path, version: tuple[int, int], places: dict[str, int], name: str, tensor: _Tensor) -> LazyTensor:
     """Hold a tensor against its storage."""
-    where = _where(path, name)
+    where = place_of(path, name)
     (key, dtype, begin, length), offset, shape, stride = tensor
     size = math.prod(shape)
     span = 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) if size else 0
     if size and offset + span > length:
         fault = f"shape {shape} and stride {stride} from number {offset:,} on need {offset + span:,}"
-        raise _error(where, f"{fault}, expected at most the {length:,} of the storage")
+        raise wrong(where, f"{fault}, expected at most the {length:,} of the storage")
     if size > max(length, MAX_EXPANDED) or math.prod(n or 1 for n in shape) * 8 > sys.maxsize:
         fault = f"shape {shape} from {length:,} numbers, expected one that repeats them less"
-        raise _error(where, fault, "save it with .contiguous()")
+        raise wrong(where, fault, "save it with .contiguous()")
     stride = tuple(0 if n == 1 else step for n, step in zip(shape, stride, strict=True))
     packed = tuple(0 if n == 1 else math.prod(shape[i + 1 :]) for i, n in enumerate(shape))
     at = places[key] + (begin + offset if size else 0) * DTYPES[dtype].itemsize
     if not size or stride == packed:
-        return LazyTensor(dtype, shape, partial(_read, path, version, where, dtype, shape, at))
-    run = partial(_read, path, version, where, dtype, (span,), at)
+        return LazyTensor(dtype, shape, partial(read_array, path, version, where, dtype, shape, at))
+    run = partial(read_array, path, version, where, dtype, (span,), at)
     return LazyTensor(dtype, shape, partial(_read_view, where, run, shape, stride))
 
 
@@ -633,4 +600,4 @@ def _read_view(
     try:
         return np.lib.stride_tricks.as_strided(run, shape, [step * run.itemsize for step in stride]).copy()
     except MemoryError:
-        raise _error(where, f"a view of shape {shape}, expected one that fits into memory", "free some") from None
+        raise wrong(where, f"a view of shape {shape}, expected one that fits into memory", "free some") from None

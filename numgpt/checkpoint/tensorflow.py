@@ -60,19 +60,19 @@ import numpy as np
 
 from numgpt.checkpoint import LazyTensor
 from numgpt.checkpoint.crc32c import crc32c, mask
-from numgpt.checkpoint.safetensors import (
+from numgpt.checkpoint.files import (
     DAMAGED,
     DTYPES,
     MAX_AXES,
-    OTHER_KINDS,
-    _error,
-    _fill,
-    _list,
-    _opened,
-    _read,
-    _show,
-    _version,
-    _where,
+    brief,
+    check_kind,
+    fill,
+    listing,
+    opened,
+    place_of,
+    read_array,
+    version_of,
+    wrong,
 )
 
 DATA_TYPES = {  # TensorFlow's numbers, and how safetensors names the same dtypes
@@ -133,8 +133,8 @@ def read_tensorflow(path: str | os.PathLike[str]) -> dict[str, LazyTensor]:
     """
     tensors = {}
     for entry, shard, version in _open(path):
-        where = _where(shard, entry.name)
-        read = partial(_read, shard, version, where, entry.dtype, entry.shape, entry.begin)
+        where = place_of(shard, entry.name)
+        read = partial(read_array, shard, version, where, entry.dtype, entry.shape, entry.begin)
         tensors[entry.name] = LazyTensor(entry.dtype, entry.shape, read)
     return tensors
 
@@ -147,15 +147,15 @@ def check_tensors(path: str | os.PathLike[str]) -> Iterator[tuple[str, bool]]:
     Raises CheckpointError as read_tensorflow does, on the first step or, if a file was changed since, on a later one.
     """
     for entry, shard, version in _open(path):
-        where = _where(shard, entry.name)
+        where = place_of(shard, entry.name)
         crc = 0
-        with _opened(shard) as file:
-            if _version(file) != version:
-                raise _error(where, "the file has changed, expected it as it was at the start", "check it again")
+        with opened(shard) as file:
+            if version_of(file) != version:
+                raise wrong(where, "the file has changed, expected it as it was at the start", "check it again")
             file.seek(entry.begin)
             for at in range(0, entry.size, PIECE):
                 piece = np.empty(min(PIECE, entry.size - at), np.uint8)
-                _fill(piece, file, where)
+                fill(piece, file, where)
                 crc = crc32c(piece, crc)
         yield entry.name, mask(crc) == entry.crc
 
@@ -173,12 +173,12 @@ def find_tensorflow(folder: str | os.PathLike[str]) -> Path | None:
     if not path.is_file():
         index = folder / "model.ckpt.index"
         return index if index.is_file() else None
-    with _opened(path) as file:
+    with opened(path) as file:
         text = file.read(MAX_INDEX).decode(errors="replace")
     found = re.search(r'^model_checkpoint_path: "(?:[^"\\\n]*/)?([^"/\\:\n]+)"\r?$', text, re.MULTILINE)
     if not found or not found[1].isprintable():
-        fault = f'{_show(text)}, expected model_checkpoint_path: "...", a name in the same folder'
-        raise _error(path, fault, "give the path of the .index file")
+        fault = f'{brief(text)}, expected model_checkpoint_path: "...", a name in the same folder'
+        raise wrong(path, fault, "give the path of the .index file")
     return folder / f"{found[1]}.index"
 
 
@@ -186,15 +186,15 @@ def _open(path: str | os.PathLike[str]) -> list[tuple[_Entry, Path, tuple[int, i
     """Read and check the index, and look at the shards: a list of each tensor, its shard and its shard's version."""
     prefix = re.sub(r"\.(index|data-\d{5}-of-\d{5})\Z", "", str(Path(path)))
     index = Path(f"{prefix}.index")
-    with _opened(index) as file:
-        size = _version(file)[0]
+    with opened(index) as file:
+        size = version_of(file)[0]
         if size > MAX_INDEX:
-            raise _error(index, f"{size:,} bytes, expected at most {MAX_INDEX:,}", "it is no index of a GPT-2")
+            raise wrong(index, f"{size:,} bytes, expected at most {MAX_INDEX:,}", "it is no index of a GPT-2")
         table = _table(index, file.read(size))
 
     key, header = next(table, (None, b""))
     if key != b"":
-        raise _error(index, "no header, expected one, under the key b''")
+        raise wrong(index, "no header, expected one, under the key b''")
     n_shards = _check_header(f"{index}: header", header)
     entries: list[_Entry] = []
     parts = False
@@ -205,26 +205,26 @@ def _open(path: str | os.PathLike[str]) -> list[tuple[_Entry, Path, tuple[int, i
         try:
             name = key.decode()
         except UnicodeDecodeError:
-            raise _error(index, f"the name {_show(key)}, expected UTF-8") from None
+            raise wrong(index, f"the name {brief(key)}, expected UTF-8") from None
         entries.append(_check_entry(index, name, value, n_shards))
     if parts:
-        raise _error(index, "slices that belong to no tensor, expected whole tensors")
+        raise wrong(index, "slices that belong to no tensor, expected whole tensors")
 
     shards = {i: Path(f"{prefix}.data-{i:05}-of-{n_shards:05}") for i in sorted({entry.shard for entry in entries})}
     if missing := [shard.name for shard in shards.values() if not os.path.exists(shard)]:
-        raise _error(index, f"shards are missing, expected in the same folder: {_list(missing)}", "download them")
+        raise wrong(index, f"shards are missing, expected in the same folder: {listing(missing)}", "download them")
     end = dict.fromkeys(shards, 0)
     for entry in sorted(entries, key=lambda entry: (entry.begin, entry.size)):
         if entry.begin != (expected := end[entry.shard]):
             fault = f"begins at byte {entry.begin:,}, expected {expected:,}, where the tensors before it end"
-            raise _error(_where(index, entry.name), fault)
+            raise wrong(place_of(index, entry.name), fault)
         end[entry.shard] += entry.size
     versions = {}
     for i, shard in shards.items():
-        with _opened(shard) as file:
-            versions[i] = _version(file)
+        with opened(shard) as file:
+            versions[i] = version_of(file)
         if (size := versions[i][0]) != end[i]:
-            raise _error(shard, f"{size:,} bytes, expected {end[i]:,}, where the last tensor ends")
+            raise wrong(shard, f"{size:,} bytes, expected {end[i]:,}, where the last tensor ends")
     return [(entry, shards[entry.shard], versions[entry.shard]) for entry in entries]
 
 
@@ -234,17 +234,17 @@ def _check_header(where: str, raw: bytes) -> int:
     n_shards, endianness = header[1][-1], header[2][-1]
     least = _message(where, b"".join(header[3]), {2: VARINT})[2][-1]
     if not 1 <= n_shards <= MAX_SHARDS:
-        raise _error(where, f"{n_shards:,} shards, expected 1 to {MAX_SHARDS:,}")
+        raise wrong(where, f"{n_shards:,} shards, expected 1 to {MAX_SHARDS:,}")
     if endianness != 0:
-        raise _error(where, f"endianness {endianness}, expected 0, little-endian", f"{RESAVE}, on another machine")
+        raise wrong(where, f"endianness {endianness}, expected 0, little-endian", f"{RESAVE}, on another machine")
     if least > VERSION:
-        raise _error(where, f"a format for readers of version {least}, expected at most {VERSION}", RESAVE)
+        raise wrong(where, f"a format for readers of version {least}, expected at most {VERSION}", RESAVE)
     return n_shards
 
 
 def _check_entry(index: Path, name: str, raw: bytes, n_shards: int) -> _Entry:
     """Check what the index says of one tensor."""
-    where = _where(index, name)
+    where = place_of(index, name)
     entry = _message(where, raw, {1: VARINT, 2: BYTES, 3: VARINT, 4: VARINT, 5: VARINT, 6: FIXED32, 7: BYTES})
     number, shard, begin, size, crc = (entry[i][-1] for i in (1, 3, 4, 5, 6))
     fields = _message(where, b"".join(entry[2]), {2: BYTES, 3: VARINT})
@@ -252,39 +252,37 @@ def _check_entry(index: Path, name: str, raw: bytes, n_shards: int) -> _Entry:
     if number not in DATA_TYPES:
         shown = REFUSED_TYPES.get(number, f"number {number}")
         remedy = "save the model again, without this variable"
-        raise _error(where, f"dtype {shown}, expected one of {', '.join(DATA_TYPES.values())}", remedy)
+        raise wrong(where, f"dtype {shown}, expected one of {', '.join(DATA_TYPES.values())}", remedy)
     dtype = DATA_TYPES[number]
     if entry[7]:
-        raise _error(where, f"partitioned into {len(entry[7])} slices, expected in one piece", RESAVE)
+        raise wrong(where, f"partitioned into {len(entry[7])} slices, expected in one piece", RESAVE)
     if (unknown := fields[3][-1]) or len(shape) > MAX_AXES or min(shape, default=0) < 0:
-        shown = "of unknown rank" if unknown else _show(shape)
-        raise _error(where, f"shape {shown}, expected at most {MAX_AXES} integers, none below 0")
+        shown = "of unknown rank" if unknown else brief(shape)
+        raise wrong(where, f"shape {shown}, expected at most {MAX_AXES} integers, none below 0")
     if math.prod(axis or 1 for axis in shape) * 8 > sys.maxsize:  # too large for NumPy, even if an axis is 0
-        raise _error(where, f"shape {_show(shape)}, expected one that fits into memory")
+        raise wrong(where, f"shape {brief(shape)}, expected one that fits into memory")
     if not 0 <= shard < n_shards:
-        raise _error(where, f"shard {shard}, expected 0 to {n_shards - 1}")
+        raise wrong(where, f"shard {shard}, expected 0 to {n_shards - 1}")
     if size != (expected := math.prod(shape) * DTYPES[dtype].itemsize):
-        raise _error(where, f"has {size:,} bytes, expected {expected:,} for {dtype} of shape {_show(shape)}")
+        raise wrong(where, f"has {size:,} bytes, expected {expected:,} for {dtype} of shape {brief(shape)}")
     return _Entry(name, dtype, shape, shard, begin, size, crc)
 
 
 def _table(path: Path, raw: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the keys and values of a table, and check each byte of the file on the way."""
     if len(raw) < FOOTER or raw[-len(MAGIC) :] != MAGIC:
-        for pattern, kind, remedy in OTHER_KINDS:
-            if re.match(pattern, raw):
-                raise _error(path, f"it looks like {kind}, expected the index of a TensorFlow checkpoint", remedy)
+        check_kind(path, raw, "the index of a TensorFlow checkpoint")
         fault = f"{len(raw)} bytes, expected at least {FOOTER}"
         if len(raw) >= FOOTER:
             fault = f"ends with {raw[-len(MAGIC) :].hex()}, expected {MAGIC.hex()}"
-        raise _error(path, fault, f"it is no index of a TensorFlow checkpoint, or {DAMAGED}")
+        raise wrong(path, fault, f"it is no index of a TensorFlow checkpoint, or {DAMAGED}")
     body, footer = raw[:-FOOTER], raw[-FOOTER : -len(MAGIC)]
     where = f"{path}: footer"
     meta, meta_end, at = _handle(where, footer, 0)
     top, top_end, at = _handle(where, footer, at)
     if any(footer[at:]) or meta_end != top or top_end != len(body):
         fault = f"blocks at bytes {meta:,} to {meta_end:,} and {top:,} to {top_end:,}"
-        raise _error(where, f"{fault}, expected one after the other, the last one up to byte {len(body):,}")
+        raise wrong(where, f"{fault}, expected one after the other, the last one up to byte {len(body):,}")
     _block(path, body, meta, meta_end)
     where = f"{path}: index block"
     begin, bound = 0, None
@@ -292,20 +290,20 @@ def _table(path: Path, raw: bytes) -> Iterator[tuple[bytes, bytes]]:
         at, end, used = _handle(where, value, 0)
         if at != begin or end > meta or used != len(value):
             fault = f"a block at bytes {at:,} to {end:,}, expected one that begins at {begin:,} and ends by {meta:,}"
-            raise _error(where, fault)
+            raise wrong(where, fault)
         key = None
         for key, entry in _pairs(f"{path}: block at byte {at:,}", _block(path, body, at, end)):
             if bound is not None and key <= bound:
-                raise _error(path, f"the key {_show(key)} after {_show(bound)}, expected a larger one")
+                raise wrong(path, f"the key {brief(key)} after {brief(bound)}, expected a larger one")
             yield key, entry
             bound = key
         if key is None:
-            raise _error(where, f"a block at byte {at:,} without entries, expected at least one")
+            raise wrong(where, f"a block at byte {at:,} without entries, expected at least one")
         if separator < key:
-            raise _error(where, f"the key {_show(separator)} of a block, expected {_show(key)}, its last key, or more")
+            raise wrong(where, f"the key {brief(separator)} of a block, expected {brief(key)}, its last key, or more")
         begin, bound = end, separator
     if begin != meta:
-        raise _error(where, f"the data blocks end at byte {begin:,}, expected {meta:,}")
+        raise wrong(where, f"the data blocks end at byte {begin:,}, expected {meta:,}")
 
 
 def _handle(where: str, raw: bytes, at: int) -> tuple[int, int, int]:
@@ -320,10 +318,10 @@ def _block(path: Path, body: bytes, begin: int, end: int) -> bytes:
     where = f"{path}: block at byte {begin:,}"
     checked, stored = body[begin : end - 4], int.from_bytes(body[end - 4 : end], "little")
     if (crc := mask(crc32c(checked))) != stored:
-        raise _error(where, f"the masked CRC-32C {crc:#010x}, expected {stored:#010x}")
+        raise wrong(where, f"the masked CRC-32C {crc:#010x}, expected {stored:#010x}")
     if (compression := checked[-1]) != 0:
         shown = "compressed with Snappy" if compression == 1 else f"of compression type {compression}"
-        raise _error(where, f"{shown}, expected no compression", RESAVE)
+        raise wrong(where, f"{shown}, expected no compression", RESAVE)
     return checked[:-1]
 
 
@@ -332,7 +330,7 @@ def _pairs(where: str, contents: bytes) -> Iterator[tuple[bytes, bytes]]:
     count = int.from_bytes(contents[-4:], "little")
     end = len(contents) - 4 - 4 * count
     if count < 1 or end < 0:
-        raise _error(where, f"{len(contents):,} bytes with {count:,} restart points, expected at least 1, that fit")
+        raise wrong(where, f"{len(contents):,} bytes with {count:,} restart points, expected at least 1, that fit")
     restarts = np.frombuffer(contents, "<u4", count, end).tolist()
     key, at = b"", 0
     whole = [0]
@@ -344,14 +342,14 @@ def _pairs(where: str, contents: bytes) -> Iterator[tuple[bytes, bytes]]:
         if shared > len(key) or shared + length > MAX_KEY or at + length + size > end:
             fault = f"at byte {start:,}, {shared:,} shared bytes of key, {length:,} more and {size:,} of value"
             expected = f"expected at most {len(key):,} shared, {MAX_KEY:,} of key, and all of it before byte {end:,}"
-            raise _error(where, f"{fault}, {expected}")
+            raise wrong(where, f"{fault}, {expected}")
         key, at = key[:shared] + contents[at : at + length], at + length
         if shared == 0 and start > 0:
             whole.append(start)
         yield key, contents[at : at + size]
         at += size
     if restarts[0] != 0 or sorted(set(restarts) & set(whole)) != restarts:
-        raise _error(where, f"restart points {_show(restarts)}, expected some of {_show(whole)} in order, 0 first")
+        raise wrong(where, f"restart points {brief(restarts)}, expected some of {brief(whole)} in order, 0 first")
 
 
 def _message(where: str, raw: bytes, kinds: dict[int, int]) -> dict[int, list[Any]]:
@@ -364,14 +362,14 @@ def _message(where: str, raw: bytes, kinds: dict[int, int]) -> dict[int, list[An
         number, kind = divmod(tag, 8)
         if number == 0 or kind not in (VARINT, BYTES, *FIXED) or kind != kinds.get(number, kind):
             expected = f"kind {kinds[number]}" if number in kinds else "number 1 or more and kind 0, 1, 2 or 5"
-            raise _error(where, f"a field of number {number} and kind {kind}, expected {expected}")
+            raise wrong(where, f"a field of number {number} and kind {kind}, expected {expected}")
         if kind == VARINT:
             value, at = _varint(where, raw, at)
             value -= 1 << 64 if value >> 63 else 0
         else:
             size, at = (FIXED[kind], at) if kind in FIXED else _varint(where, raw, at)
             if size > len(raw) - at:
-                raise _error(where, f"field {number} of {size:,} bytes, expected at most the {len(raw) - at:,} left")
+                raise wrong(where, f"field {number} of {size:,} bytes, expected at most the {len(raw) - at:,} left")
             value, at = raw[at : at + size], at + size
             if kind == FIXED32:
                 value = int.from_bytes(value, "little")
@@ -389,7 +387,7 @@ def _varint(where: str, raw: bytes, at: int) -> tuple[int, int]:
             if value >> 64 or (byte == 0 and i > 0):
                 break
             return value, at + i + 1
-    raise _error(
+    raise wrong(
         where,
         f"the bytes {raw[at : at + 10].hex() or '(none)'}, expected a varint of at most 64 bits, in its shortest form",
     )

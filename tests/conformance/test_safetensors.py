@@ -12,7 +12,8 @@ import safetensors.torch
 import torch
 import transformers
 
-from numgpt.checkpoint.safetensors import DTYPES, read_header, read_index, read_safetensors
+from numgpt.checkpoint.files import DTYPES
+from numgpt.checkpoint.safetensors import read_header, read_index, read_safetensors
 from numgpt.errors import CheckpointError
 
 TORCH = {
