@@ -241,11 +241,11 @@ def _build(ids: dict[str, Any], ids_name: str, lines: list[Any], merges_name: st
                     f"{merges_name}: the merges use {text!r}, which has no id in {ids_name}: "
                     "expected files of the same tokenizer; download both again"
                 )
-    vocabulary = {spelt[text]: i for text, i in ids.items() if text in spelt}
+    vocabulary: dict[Any, int] = dict(zip(map(spelt.get, ids), ids.values(), strict=True))
+    vocabulary.pop(None, None)
     others = {
-        i: b"".join(map(alphabet.__getitem__, text)) if set(text) <= alphabet.keys() else text.encode()
-        for text, i in ids.items()
-        if text not in spelt
+        ids[text]: b"".join(map(alphabet.__getitem__, text)) if set(text) <= alphabet.keys() else text.encode()
+        for text in ids.keys() - spelt.keys()
     }
     added = {token.text: token for token in settings.added}
     for text, flags in settings.special.items():

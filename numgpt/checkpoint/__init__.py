@@ -18,3 +18,5 @@ class LazyTensor(NamedTuple):
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
     """Reads it now: a new, aligned, C-contiguous, native-endian, writable array that nobody else holds."""
+    into: Callable[[np.ndarray], np.ndarray] | None = None
+    """Reads it into an array that `read` could have returned; None where the format can't without a copy."""

@@ -110,9 +110,15 @@ def fill(array: np.ndarray, file: BufferedReader, where: str) -> None:
 
 
 def read_array(
-    path: Path, version: tuple[int, int], where: str, dtype: str, shape: tuple[int, ...], at: int
+    path: Path,
+    version: tuple[int, int],
+    where: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    at: int,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Read one tensor, whose first byte is the byte `at` of the file."""
+    """Read one tensor, whose first byte is the byte `at` of the file, into a new array or into `out`."""
     stored = DTYPES[dtype]
     widen = dtype in ("F16", "BF16")
     with opened(path) as file:
@@ -120,7 +126,7 @@ def read_array(
             raise wrong(where, "the file has changed, expected it as its header was read", "open it again")
         file.seek(at)
         try:
-            out = np.empty(shape, np.float32 if widen else stored.newbyteorder("="))
+            out = out if out is not None else np.empty(shape, np.float32 if widen else stored.newbyteorder("="))
         except MemoryError:
             fault = f"{dtype} of shape {shape}, expected one that fits into memory"
             raise wrong(where, fault, "use a smaller model") from None

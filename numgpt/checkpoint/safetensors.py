@@ -132,9 +132,8 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, LazyTensor], di
         if begin != covered:
             verb = "overlaps" if begin < covered else "leaves a hole after"
             raise wrong(where, f"begins at byte {begin:,} and {verb} the tensor before it, expected {covered:,}")
-        tensors[name] = LazyTensor(
-            dtype, shape, partial(read_array, path, version, where, dtype, shape, data_start + begin)
-        )
+        read = partial(read_array, path, version, where, dtype, shape, data_start + begin)
+        tensors[name] = LazyTensor(dtype, shape, read, read)
         covered = end
     if covered != data_size:
         raise wrong(path, f"{data_size:,} bytes of data, expected {covered:,}, where the last tensor ends")

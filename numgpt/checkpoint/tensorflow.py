@@ -135,7 +135,7 @@ def read_tensorflow(path: str | os.PathLike[str]) -> dict[str, LazyTensor]:
     for entry, shard, version in _open(path):
         where = place_of(shard, entry.name)
         read = partial(read_array, shard, version, where, entry.dtype, entry.shape, entry.begin)
-        tensors[entry.name] = LazyTensor(entry.dtype, entry.shape, read)
+        tensors[entry.name] = LazyTensor(entry.dtype, entry.shape, read, read)
     return tensors
 
 
