@@ -68,7 +68,7 @@ class KVCache:
         Raises OptionError unless 0 <= n <= len(cache).
         """
         if not isinstance(n, (int, np.integer)) or not 0 <= n <= len(self):
-            raise OptionError(f"truncate: {n} positions asked for, expected 0 to {len(self)}, which the cache holds")
+            raise OptionError(f"truncate: {n!r} positions asked for, expected 0 to {len(self)}, which the cache holds")
         self._length = n
 
     def fork(self) -> "KVCache":

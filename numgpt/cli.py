@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ EXAMPLES = {
   numgpt generate "The" --temperature 0                  greedy: always the most likely token
   numgpt generate "The" --top-k 0 --top-p 0.95           nucleus sampling alone
   numgpt generate                                        from nothing: the end-of-text token
+  numgpt generate -- "- a list"                          a text that begins with a dash
   cat prompt.txt | numgpt generate - -m path/to/gpt2""",
     "tokenize": """examples:
   numgpt tokenize "Hello, world"
@@ -72,8 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        arguments = [reread_as_utf8(a) for a in (sys.argv[1:] if argv is None else argv)]
-        args = parser().parse_args(arguments)
+        args = parser().parse_args(argv)
         # What Python and NumPy would warn of is said once, and in our words: the context limit, logits that overflow.
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -140,9 +140,13 @@ def generate(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     show(prompt)
     text = ""
-    for piece in tokenizer.decode_stream(watched()):
-        show(piece)
-        text += piece
+    try:
+        for piece in tokenizer.decode_stream(watched()):
+            show(piece)
+            text += piece
+    except NumgptError:
+        show("\n")  # so that the error has a line of its own
+        raise
     seconds = time.perf_counter() - start
 
     if args.json:
@@ -152,7 +156,8 @@ def generate(args: argparse.Namespace) -> None:
         print(flush=True)
     if finish_reason == "context":
         note(args, f"stopped at the context limit of {model.config.n_ctx} tokens")
-    note(args, f"{len(new_ids)} tokens in {seconds:.2f} s, {len(new_ids) / seconds:.1f} tokens/s")
+    count = f"{len(new_ids)} token{'' if len(new_ids) == 1 else 's'}"
+    note(args, f"{count} in {seconds:.2f} s, {len(new_ids) / seconds:.1f} tokens/s")
 
 
 def tokenize(args: argparse.Namespace) -> None:
@@ -287,7 +292,7 @@ def list_models(args: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
     for name in models.list_names():
         known = models.KNOWN.get(name)
-        path = models.find(name)
+        path = models.find_named(name)
         size = folder_bytes(path) if path else known and known.file_bytes
         rows.append({"name": name, "path": path and str(path), "bytes": size, "about": known.about if known else ""})
     if args.json:
@@ -315,7 +320,7 @@ def bar(args: argparse.Namespace) -> Iterator[Any]:
     """Give a progress bar on standard error to a download, or None with -q."""
     from numgpt.progress import Bar
 
-    progress = None if args.quiet else Bar()
+    progress = None if args.quiet or sys.stderr is None else Bar()
     try:
         yield progress
     finally:
@@ -336,7 +341,9 @@ def require(tokenizer: Tokenizer | None, model: str) -> Tokenizer:
 def read_text(argument: str) -> str:
     """Return the text that an argument stands for: itself, or for "-" what standard input holds."""
     if argument != "-":
-        return argument
+        return reread_as_utf8(argument)
+    if sys.stdin is None:
+        raise TokenError("standard input is closed: give the text itself, or a file by < FILE")
     raw = sys.stdin.buffer.read()
     try:
         return raw.decode("utf-8")
@@ -362,7 +369,10 @@ def note(args: argparse.Namespace, message: str) -> None:
 
 
 def say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    """Print a line on standard error, if there is one: what can't be said must not spoil the text."""
+    if sys.stderr:
+        with suppress(OSError):
+            print(message, file=sys.stderr, flush=True)
 
 
 def discard_output() -> None:
@@ -380,6 +390,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     top = argparse.ArgumentParser(
         prog="numgpt",
+        allow_abbrev=False,
         description="GPT-2 in NumPy: text from a checkpoint on a CPU.",
         epilog=EXAMPLES["numgpt"],
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -390,6 +401,7 @@ def parser() -> argparse.ArgumentParser:
     def command(name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name,
+            allow_abbrev=False,
             help=about,
             description=f"{about[0].upper()}{about[1:]}.",
             epilog=EXAMPLES[name],

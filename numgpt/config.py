@@ -6,13 +6,15 @@
     H  heads, n_head                     D  size of a head, C / H
     V  vocabulary, n_vocab               L  layers, n_layer                     n_ctx  context limit
 
-Imports nothing of numgpt but the names of the activations.
+Everything else is built on these few numbers and switches.
 """
 
 from typing import Any, NamedTuple
 
 from numgpt.errors import CheckpointError
-from numgpt.ops import ACTIVATIONS
+
+# The activations that `ops` has, under the names that configurations give them.
+ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu", "swish", "tanh")
 
 
 class Config(NamedTuple):
@@ -31,7 +33,7 @@ class Config(NamedTuple):
     n_layer: int = 12  # L
     n_inner: int | None = None  # F; None stands for 4C
     layer_norm_epsilon: float = 1e-5
-    activation_function: str = "gelu_new"  # a name in ops.ACTIVATIONS
+    activation_function: str = "gelu_new"  # one of ACTIVATIONS
     scale_attn_weights: bool = True  # scores are divided by sqrt(D)
     scale_attn_by_inverse_layer_idx: bool = False  # and by the number of the layer, counted from 1
     tie_word_embeddings: bool = True  # the output head is the token embedding

@@ -179,53 +179,6 @@ def block(
     return record("resid_post", x + mlp_out)
 
 
-def forward(
-    ids: Ids,
-    params: Params,
-    config: Config,
-    cache: KVCache | None = None,
-    logits_to_keep: int = 0,
-    record: Record = identity,
-) -> np.ndarray:
-    """The whole of GPT-2: from the ids of a text to the scores of what may follow each of them.
-
-        logits = layer_norm(block_L(... block_1(embed(ids)))) wte^T
-
-    ids             [T] int, a list or an array
-    params          the parameter tree, float32 or float64
-    cache           a KVCache that holds the positions before ids, and to which those of ids are appended; without one
-                    ids are the whole text, and forward is a pure function
-    logits_to_keep  logits of the last so many positions only; 0 for all
-    record          sees (and may replace) every named intermediate; in layer 3 their names begin with "h.3."
-    Returns logits [T, V], or [logits_to_keep, V], dtype of the parameters. Row t scores the token after ids[t].
-    Raises TokenError for ids outside the vocabulary, ContextError for more than n_ctx positions, OptionError for a
-    cache of other sizes or dtype.
-    Records embed, ln_f [T, C] and logits, and what block records.
-    Notes: the output head is the token embedding, unless the tree has a leaf of its own, "lm_head" [V, C].
-    Source: Radford et al. 2019.
-
-    >>> import numgpt
-    >>> model = numgpt.load("storyteller")
-    >>> logits = forward(model.tokenizer.encode("Once upon a"), model.params, model.config)
-    >>> logits.shape, model.tokenizer.decode([logits[-1].argmax()])
-    ((4, 4096), ' time')
-    """
-    ids = check_ids(ids, config)
-    past = check_room(len(ids), params, config, cache)
-    if not isinstance(logits_to_keep, (int, np.integer)) or logits_to_keep < 0:
-        raise OptionError(f"logits_to_keep is {logits_to_keep}, expected 0 (all) or more")
-
-    x = record("embed", embed(ids, params["wte"], params["wpe"], past))  # [T, C]
-    for layer, p in enumerate(params["h"]):
-        x = block(x, p, config, layer, cache, record_in(layer, record))
-    x = record("ln_f", layer_norm(x, **params["ln_f"], eps=config.layer_norm_epsilon))
-    head = params["lm_head"] if "lm_head" in params else params["wte"]  # [V, C]
-    logits = record("logits", x[-logits_to_keep:] @ head.T)  # [T or logits_to_keep, V]
-    if cache is not None:
-        cache.advance(len(ids))
-    return logits
-
-
 def record_in(layer: int, record: Record) -> Record:
     """`record` for one layer: the names that it sees begin with the layer's."""
     if record is identity:
@@ -244,6 +197,8 @@ def check_ids(ids: Ids, config: Config) -> np.ndarray:
     """
     if isinstance(ids, str):
         raise TokenError("ids: got text, expected ids: encode it first, with the model's tokenizer")
+    if not hasattr(ids, "__len__"):
+        raise TokenError(f"ids: got {type(ids).__name__}, expected a list or an array of ids")
     try:
         array = np.asarray(ids)
     except ValueError:  # lists of different lengths
@@ -280,3 +235,50 @@ def check_room(T: int, params: Params, config: Config, cache: KVCache | None) ->
                 f"(layers, heads, context, head size): KVCache(config, dtype=params['wte'].dtype)"
             )
     return past
+
+
+def forward(
+    ids: Ids,
+    params: Params,
+    config: Config,
+    cache: KVCache | None = None,
+    logits_to_keep: int = 0,
+    record: Record = identity,
+) -> np.ndarray:
+    """The whole of GPT-2: from the ids of a text to the scores of what may follow each of them.
+
+        logits = layer_norm(block_L(... block_1(embed(ids)))) wte^T
+
+    ids             [T] int, a list or an array
+    params          the parameter tree, float32 or float64
+    cache           a KVCache that holds the positions before ids, and to which those of ids are appended; without one
+                    ids are the whole text, and forward is a pure function
+    logits_to_keep  logits of the last so many positions only; 0 for all
+    record          sees (and may replace) every named intermediate; in layer 3 their names begin with "h.3."
+    Returns logits [T, V], or [logits_to_keep, V], dtype of the parameters. Row t scores the token after ids[t].
+    Raises TokenError for ids outside the vocabulary, ContextError for more than n_ctx positions, OptionError for a
+    cache of other sizes or dtype.
+    Records embed, ln_f [T, C] and logits, and what block records.
+    Notes: the output head is the token embedding, unless the tree has a leaf of its own, "lm_head" [V, C].
+    Source: Radford et al. 2019.
+
+    >>> import numgpt
+    >>> model = numgpt.load("storyteller")
+    >>> logits = forward(model.tokenizer.encode("Once upon a"), model.params, model.config)
+    >>> logits.shape, model.tokenizer.decode([logits[-1].argmax()])
+    ((4, 4096), ' time')
+    """
+    ids = check_ids(ids, config)
+    past = check_room(len(ids), params, config, cache)
+    if not isinstance(logits_to_keep, (int, np.integer)) or logits_to_keep < 0:
+        raise OptionError(f"logits_to_keep is {logits_to_keep!r}, expected 0 (all) or more")
+
+    x = record("embed", embed(ids, params["wte"], params["wpe"], past))  # [T, C]
+    for layer, p in enumerate(params["h"]):
+        x = block(x, p, config, layer, cache, record_in(layer, record))
+    x = record("ln_f", layer_norm(x, **params["ln_f"], eps=config.layer_norm_epsilon))
+    head = params["lm_head"] if "lm_head" in params else params["wte"]  # [V, C]
+    logits = record("logits", x[-logits_to_keep:] @ head.T)  # [T or logits_to_keep, V]
+    if cache is not None:
+        cache.advance(len(ids))
+    return logits

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numgpt.checkpoint import LazyTensor
+from numgpt.checkpoint.files import read_small
 from numgpt.checkpoint.formats import find_weights, open_tensors
 from numgpt.checkpoint.names import from_nanogpt, from_openai, match_params, read_params
 from numgpt.config import Config, config_from_json
@@ -136,15 +137,22 @@ def find(name_or_path: str | os.PathLike[str]) -> Path | None:
     """Return where a checkpoint lies on this machine, or None."""
     name = os.fspath(name_or_path)
     try:
-        if name and Path(name).exists():
-            return Path(name)
-        if name == "storyteller" and bundled().exists():
-            return bundled()
-        ours = weights_folder() / name
-        exists = name and ours.exists()
+        path = Path(name) if name else None
+        if path and path.exists() and not (name in KNOWN and path.is_dir() and _is_unfinished(path)):
+            return path
     except (OSError, ValueError):  # too long for a path, or a NUL in it
         return None
+    return find_named(name)
+
+
+def find_named(name: str) -> Path | None:
+    """Return where a checkpoint lies that has this name, and not just a path: or None."""
+    if name == "storyteller" and bundled().exists():
+        return bundled()
     from numgpt.download import hf_cache_folder, is_name
+
+    ours = weights_folder() / name
+    exists = name and ours.exists()
 
     if exists and not (is_name(name) and _is_unfinished(ours)):
         return ours
@@ -189,12 +197,19 @@ def weights_folder() -> Path:
     if CHECKOUT:
         return CHECKOUT / "weights"
     if sys.platform == "win32":
-        cache = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        cache = os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local"
     elif sys.platform == "darwin":
-        cache = Path.home() / "Library" / "Caches"
+        cache = _home() / "Library" / "Caches"
     else:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        cache = os.environ.get("XDG_CACHE_HOME") or _home() / ".cache"
     return Path(cache) / "numgpt"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise CheckpointError("you have no home folder here: set NUMGPT_WEIGHTS to a folder for checkpoints") from None
 
 
 def read_config(folder: Path) -> Config:
@@ -207,9 +222,7 @@ def read_config(folder: Path) -> Config:
     if path is None:
         raise CheckpointError(f"{paths[0]}: no such file, expected it beside the weights, for the sizes of the model")
     try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}; the sizes of the model are read from it") from None
+        values = json.loads(read_small(path))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from None
     return config_from_json(values, source=str(path))

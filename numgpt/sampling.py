@@ -225,7 +225,7 @@ def sample(
     if not np.isfinite(logits.max()):  # NaN and +inf both come out on top
         raise CheckpointError(
             f"the logits of position {len(ids)} are not finite (largest: {logits.max()}): the weights are damaged or "
-            f"overflow float32; `numgpt inspect` tells which tensor, and dtype='float64' helps against overflow"
+            f"overflow float32; `numgpt inspect` tells which tensor; against overflow, run in float64"
         )
     logits = process(logits.astype(np.float64), ids, options)
     if options.temperature == 0:

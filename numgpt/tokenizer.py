@@ -147,13 +147,13 @@ def merge(word: bytes, ranks: Mapping[Pair, int]) -> list[bytes]:
         pieces[i : i + 2] = [best[0] + best[1]]
 
 
-_BYTES = [bytes([i]) for i in range(256)]
+BYTES = [bytes([i]) for i in range(256)]
 _LONG = 64  # bytes; from here on the heap is the faster of the two, measured
 
 
 def _merge_short(word: bytes, ranks: dict[Pair, int], never: int) -> list[bytes]:
     """`merge`, keeping the rank of each pair from round to round: a round renews two ranks, not all of them."""
-    pieces = list(map(_BYTES.__getitem__, word))
+    pieces = list(map(BYTES.__getitem__, word))
     rank = list(map(ranks.get, pairwise(pieces), repeat(never)))  # rank[i] is that of pieces i and i + 1
     while rank:
         lowest = min(rank)
@@ -172,7 +172,7 @@ def _merge_short(word: bytes, ranks: dict[Pair, int], never: int) -> list[bytes]
 def _merge_long(word: bytes, ranks: dict[Pair, int], never: int) -> list[bytes]:
     """`merge` in n log n: pairs wait in a heap by (rank, position), pieces are a linked list."""
     n = len(word)
-    pieces = list(map(_BYTES.__getitem__, word))
+    pieces = list(map(BYTES.__getitem__, word))
     rank = [*map(ranks.get, pairwise(pieces), repeat(never)), never]
     before, after = list(range(-1, n - 1)), list(range(1, n + 1))
     heap = [r * n + i for i, r in enumerate(rank) if r != never]
@@ -266,7 +266,7 @@ class Tokenizer:
         add_prefix_space: bool = False,
     ) -> None:
         if vocabulary is None:
-            vocabulary = dict(zip([*_BYTES, *map(b"".join, merges)], range(256 + len(merges)), strict=True))
+            vocabulary = dict(zip([*BYTES, *map(b"".join, merges)], range(256 + len(merges)), strict=True))
         self.vocabulary = vocabulary
         self.ranks = dict(zip(merges, range(len(merges)), strict=True))
         self._never = len(merges)

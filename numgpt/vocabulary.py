@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from numgpt.checkpoint.files import read_small
 from numgpt.errors import CheckpointError
-from numgpt.tokenizer import _BYTES, AddedToken, Pair, Tokenizer
+from numgpt.tokenizer import BYTES, AddedToken, Pair, Tokenizer
 
 
 def _spellings() -> dict[str, bytes]:
@@ -27,7 +28,7 @@ def _spellings() -> dict[str, bytes]:
     """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in visible]
-    return {chr(c): _BYTES[c] for c in visible} | {chr(0x100 + i): _BYTES[c] for i, c in enumerate(hidden)}
+    return {chr(c): BYTES[c] for c in visible} | {chr(0x100 + i): BYTES[c] for i, c in enumerate(hidden)}
 
 
 _END_OF_TEXT = "<|endoftext|>"
@@ -247,6 +248,8 @@ def _build(ids: dict[str, Any], ids_name: str, lines: list[Any], merges_name: st
         ids[text]: b"".join(map(alphabet.__getitem__, text)) if set(text) <= alphabet.keys() else text.encode()
         for text in ids.keys() - spelt.keys()
     }
+    if not vocabulary:
+        raise CheckpointError(f"{ids_name}: no piece has an id, expected a vocabulary: download it again")
     added = {token.text: token for token in settings.added}
     for text, flags in settings.special.items():
         if text in added:
@@ -346,12 +349,11 @@ def _short(value: Any) -> str:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_small(path).decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{path}: byte {error.start} is not UTF-8, expected text: download it again") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise CheckpointError(f"{path}: {reason}, expected a file of a tokenizer") from None
+    except ValueError as error:  # a NUL in the path
+        raise CheckpointError(f"{path}: {error}, expected a file of a tokenizer") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -206,6 +206,7 @@ def test_inspect_shows_config_tensors_and_memory(capsys):
     assert any(line.split() == ["transformer.wte.weight", "F16", "4096", "x", "256"] for line in out.splitlines())
     assert any(line.split() == ["n_ctx", "512"] for line in out.splitlines())
     facts = json.loads(call(capsys, "inspect", "--json")[1])
+    assert facts["cache_bytes"] == 2 * 6 * 512 * 256 * 4
     assert facts["parameters"] == sum(np.prod(row["shape"], dtype=int) for row in facts["tensors"])
 
 
@@ -312,6 +313,78 @@ def test_ctrl_c_in_the_middle_exits_130_without_a_traceback():
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in err
+
+
+def shell(command):
+    """Run a line of shell in which NUMGPT stands for the command."""
+    line = command.replace("NUMGPT", f"{shlex.quote(sys.executable)} -m numgpt")
+    return subprocess.run(["bash", "-c", line], capture_output=True, timeout=60)
+
+
+def test_with_standard_error_closed_the_output_stays_pure():
+    result = shell("NUMGPT generate Once --seed 1 -n 2 --json 2>&-")
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["finish_reason"] == "length"
+    assert shell("NUMGPT generate Once -n -1 2>&-").stdout == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
+def test_a_note_that_can_not_be_written_does_not_cost_the_text():
+    result = shell("NUMGPT generate Once -n 2 2>/dev/full")
+    assert result.returncode == 0
+    assert result.stdout.startswith(b"Once")
+
+
+def test_with_standard_input_closed_one_line_says_so():
+    result = shell("NUMGPT tokenize - <&-")
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"numgpt: error: standard input is closed: give the text itself")
+
+
+def test_an_error_after_the_prompt_has_a_line_of_its_own(capsys, tmp_path):
+    tensors = hub_tensors(TOKENS)
+    tensors["ln_f.bias"][:] = np.inf
+    assert call(capsys, "generate", "abc", "-m", tiny(tmp_path, tensors=tensors))[1] == "abc\n"
+
+
+def test_running_out_of_memory_is_told_in_one_line(capsys, monkeypatch):
+    def load(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(numgpt.models, "load", load)
+    assert "out of memory: the checkpoint does not fit" in fails(capsys, "generate", "x")
+
+
+@pytest.mark.parametrize("make", [lambda path: path.touch(), lambda path: path.mkdir()])
+def test_what_lies_in_the_working_folder_does_not_hide_known_names(capsys, tmp_path, monkeypatch, make):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "gpt2")
+    (tmp_path / "storyteller").mkdir()
+    rows = {row["name"]: row for row in json.loads(call(capsys, "models", "--json")[1])["models"]}
+    assert rows["gpt2"]["path"] is None
+    assert rows["storyteller"]["path"] == str(numgpt.models.bundled())
+    assert call(capsys, *STORY)[0] == 0
+
+
+def test_a_path_that_is_no_utf_8_is_found(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/d\xff"
+    os.mkdir(folder)
+    tiny(tmp_path / "d")
+    for file in (tmp_path / "d").iterdir():
+        os.rename(file, folder + b"/" + os.fsencode(file.name))
+    assert run("tokenize", "hi", "-m", folder).returncode == 0
+
+
+def test_without_a_home_folder_the_bundled_model_runs_and_the_rest_says_what_to_set(capsys, monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(numgpt.models, "CHECKOUT", None)
+    monkeypatch.setattr(numgpt.models, "bundled", lambda: numgpt.models.HERE.parent / "weights" / "storyteller")
+    monkeypatch.setattr("pathlib.Path.home", home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert call(capsys, *STORY)[0] == 0
+    assert "you have no home folder here: set NUMGPT_WEIGHTS" in fails(capsys, "models")
 
 
 def test_the_version_is_that_of_the_package(capsys):

@@ -189,6 +189,26 @@ def test_the_kind_is_told_from_the_content_and_not_from_the_name(tmp_path, expec
     assert_same(numgpt.load(safetensors_as_torch), expected)
 
 
+@pytest.mark.parametrize("low_byte", [0x80, 0x50, 0x7B])
+def test_the_length_of_a_header_may_look_like_another_kind(tmp_path, low_byte):
+    """The first byte of a safetensors file is the low byte of a length: also that of a pickle, of a zip, of JSON."""
+    text = json.dumps({"x": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    text = text.ljust(256 + low_byte)
+    (tmp_path / "model").write_bytes(len(text).to_bytes(8, "little") + text + b"\7")
+    assert (tmp_path / "model").read_bytes()[0] == low_byte
+    assert open_tensors(tmp_path / "model").kind == "safetensors"
+
+
+def test_an_index_may_have_its_second_brace_where_safetensors_has_its_first(tmp_path, expected):
+    write_safetensors(tmp_path / "model-00001-of-00001.safetensors", tensors_of_4c())
+    weight_map = dict.fromkeys(tensors_of_4c(), "model-00001-of-00001.safetensors")
+    text = '{"map" :{}, "weight_map": ' + json.dumps(weight_map) + "}"
+    assert text[8] == "{"
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    write_json(tmp_path / "config.json", {**CONFIG, "n_inner": None})
+    assert_same(numgpt.load(tmp_path), expected)
+
+
 def test_shards_of_torch_are_one_model(tmp_path, expected):
     write_json(tmp_path / "config.json", {**CONFIG, "n_inner": None})
     names, weight_map = list(tensors_of_4c()), {}

@@ -1,7 +1,6 @@
 """Parameters are found in files of every naming; a file that is not exactly a GPT-2 is refused before it is read."""
 
 import math
-import time
 import tracemalloc
 
 import numpy as np
@@ -14,6 +13,7 @@ from numgpt.config import Config
 from numgpt.errors import CheckpointError
 from numgpt.params import check_params, leaves, param_shapes
 
+SHARD = "if it is one shard of several, give their .index.json"
 TINY = Config(n_vocab=11, n_ctx=7, n_embd=6, n_head=2, n_layer=2, n_inner=10)
 UNTIED = TINY._replace(tie_word_embeddings=False)
 
@@ -269,7 +269,7 @@ def test_the_layers_that_a_config_counts_in_vain_are_missing():
 
 
 def test_an_empty_file_is_said_to_be_empty():
-    assert message({}) == "a/x.safetensors: n_layer is 2, but there are only 0 tensors"
+    assert message({}) == f"a/x.safetensors: n_layer is 2, but the file has 0 tensors in all: {SHARD}"
 
 
 def test_weights_of_nn_linear_look_transposed():
@@ -350,15 +350,14 @@ def test_a_config_that_claims_to_be_huge_costs_nothing(change):
     tensors = Spy(hub_tensors()).tensors
     config = TINY._replace(**change)
     tracemalloc.start()
-    start = time.perf_counter()
     with pytest.raises(CheckpointError) as caught:
         match_params(tensors, config, "x")
-    seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert seconds < 1
     assert peak < 1e6
     if "n_layer" in change:
-        assert str(caught.value) == f"x: n_layer is {config.n_layer}, but there are only 28 tensors"
+        message = f"x: n_layer is {config.n_layer}, but the file has 28 tensors in all: {SHARD}"
+        assert str(caught.value) == message
 
 
 # --- dtypes of what is read

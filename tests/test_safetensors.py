@@ -290,7 +290,7 @@ UNSOUND = {
     ),
     "web page": (b"\n<!DOCTYPE html><html>", looks_like("a web page", "download the file itself")),
     "short web page": (b"<html>", looks_like("a web page", "download the file itself")),
-    "json": (b'{\n  "metadata": {}}', looks_like("JSON", "if it is an index of shards, use read_index")),
+    "json": (b'{\n  "metadata": {}}', looks_like("JSON", "give the file of the weights")),
     # JSON
     "not UTF-8": (
         pack(b'{"\xff":0}'),

@@ -593,7 +593,7 @@ def test_logits_so_far_apart_that_a_probability_is_subnormal_do_not_warn(far, T)
 def test_logits_that_are_not_finite_are_refused_with_the_cause_and_the_remedy(logits, largest, T):
     message = (
         rf"^the logits of position 3 are not finite \(largest: {largest}\): the weights are damaged or overflow "
-        r"float32; `numgpt inspect` tells which tensor, and dtype='float64' helps against overflow$"
+        r"float32; `numgpt inspect` tells which tensor; against overflow, run in float64$"
     )
     with pytest.raises(CheckpointError, match=message):
         sample(np.array(logits), [1, 2, 3], Sampling(temperature=T))

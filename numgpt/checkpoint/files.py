@@ -30,6 +30,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
 }  # fmt: skip
 MAX_HEADER = 100_000_000  # bytes; the official reader's limit too
+MAX_SMALL = 50_000_000  # bytes of a config or a vocabulary; the largest of GPT-2's has 1.4 million
 MAX_AXES = 64  # NumPy's limit
 CHUNK = 1 << 16  # numbers that are widened at a time
 
@@ -42,7 +43,7 @@ OTHER_KINDS = (  # how other files begin, what they are, and what to do
     (rb"\x89HDF", "an HDF5 file, as Keras writes it", USE_SAFETENSORS),
     (rb"version https://git-lfs", "a Git LFS pointer", "run 'git lfs pull', or download the file that it stands for"),
     (rb"(?i)\s*<(!doctype|html|\?xml)", "a web page", "download the file itself"),
-    (rb'\{\s*"', "JSON", "if it is an index of shards, use read_index"),
+    (rb'\{\s*"', "JSON", "give the file of the weights"),
 )
 
 
@@ -148,6 +149,15 @@ def read_array(
             else:
                 np.left_shift(half, 16, out=part.view(np.uint32), dtype=np.uint32)
     return out
+
+
+def read_small(path: Path) -> bytes:
+    """Return the content of a file of settings: a regular one, of at most MAX_SMALL bytes."""
+    with opened(path) as file:
+        size = version_of(file)[0]
+        if size > MAX_SMALL:
+            raise wrong(path, f"{size:,} bytes, expected at most {MAX_SMALL:,}", "it is no file of a GPT-2")
+        return file.read(size)
 
 
 def parse_json(path: Path, raw: bytes) -> dict[str, Any]:

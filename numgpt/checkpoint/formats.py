@@ -37,14 +37,16 @@ def open_tensors(path: Path) -> Opened:
 
     Raises CheckpointError where it is damaged or of a kind that numgpt does not read.
     """
-    start, end = _ends(path)
+    start, end, size = _look(path)
     # The readers are imported when they are needed, so that the rest starts faster.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
+        return Opened("safetensors", read_safetensors(path))
     if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
         from numgpt.checkpoint.pytorch import find_state_dict, read_object
 
         tensors, model_args = find_state_dict(read_object(path), path)
         return Opened("nanogpt" if model_args else "pytorch", tensors, model_args)
-    if start.lstrip()[:1] == b"{" and start[8:9] != b"{":
+    if start.lstrip()[:1] == b"{":
         if path.name.endswith(".bin.index.json"):
             from numgpt.checkpoint.pytorch import read_pytorch_index
 
@@ -54,7 +56,7 @@ def open_tensors(path: Path) -> Opened:
         from numgpt.checkpoint.tensorflow import read_tensorflow
 
         return Opened("tensorflow", read_tensorflow(path))
-    return Opened("safetensors", read_safetensors(path))
+    return Opened("safetensors", read_safetensors(path))  # which says what it is instead
 
 
 def find_weights(folder: Path) -> Path:
@@ -81,14 +83,15 @@ def find_weights(folder: Path) -> Path:
     )
 
 
-def _ends(path: Path) -> tuple[bytes, bytes]:
-    """The first 16 and the last 8 bytes of a file; nothing of what is no regular file, which its reader will refuse."""
+def _look(path: Path) -> tuple[bytes, bytes, int]:
+    """The first 16 bytes of a file, the last 8, and its size; nothing of what is no regular file."""
     try:
         if not path.is_file():
-            return b"", b""
+            return b"", b"", 0
+        size = path.stat().st_size
         with open(path, "rb") as file:
             start = file.read(16)
-            file.seek(max(0, path.stat().st_size - 8))
-            return start, file.read(8)
+            file.seek(max(0, size - 8))
+            return start, file.read(8), size
     except OSError:
-        return b"", b""
+        return b"", b"", 0

@@ -100,7 +100,8 @@ def match_params(tensors: dict[str, LazyTensor], config: Config, source: str) ->
     Raises CheckpointError that says all that is missing, left over, or of another shape or dtype.
     """
     if config.n_layer > len(tensors):  # before anything is built as large as a config can claim
-        raise CheckpointError(f"{source}: n_layer is {config.n_layer}, but there are only {len(tensors)} tensors")
+        what = f"n_layer is {config.n_layer}, but the file has {len(tensors)} tensors in all"
+        raise CheckpointError(f"{source}: {what}: if it is one shard of several, give their .index.json")
 
     stored: dict[str, LazyTensor] = {}
     for name, tensor in tensors.items():

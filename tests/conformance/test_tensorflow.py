@@ -132,8 +132,8 @@ def test_what_the_saver_of_openais_time_writes_is_found_and_read(tmp_path, monke
         assert find_tensorflow(tmp_path) == tmp_path / "model-7.index"
         assert_read(tmp_path / "model-7.index", arrays)
         saver.save(session, str(tmp_path / "model.ckpt"))
-        with pytest.raises(CheckpointError, match=r"a plain name in the same folder: give the path of the \.index"):
-            find_tensorflow(tmp_path)  # the absolute path is one of the machine where it was saved
+        assert str(tmp_path) in Path("checkpoint").read_text()  # an absolute path, of which the last part counts
+        assert find_tensorflow(tmp_path) == tmp_path / "model.ckpt.index"
     bundles.save(tmp_path / "ours", as_tensors(arrays))
     for file in ("index", "data-00000-of-00001"):
         assert (tmp_path / f"model-7.{file}").read_bytes() == (tmp_path / f"ours.{file}").read_bytes()
