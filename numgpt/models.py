@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,11 +63,9 @@ def load(name_or_path: str | os.PathLike[str], dtype: Any = None, progress: Any 
     target = None if dtype is None else _float_dtype(dtype)
     checkpoint = open_checkpoint(name_or_path, progress)
     given, config = match_params(checkpoint.hub_tensors, checkpoint.config, source=str(checkpoint.weights))
-    with ThreadPoolExecutor(1) as pool:  # the tokenizer is built while the weights are read
-        reading = pool.submit(read_params, given, config, target)
-        tokenizer = find_tokenizer(checkpoint)
-        config = _fit_tokenizer(config, tokenizer, checkpoint.weights.parent)
-    return Model(config, reading.result(), tokenizer)
+    tokenizer = find_tokenizer(checkpoint)
+    config = _fit_tokenizer(config, tokenizer, checkpoint.weights.parent)
+    return Model(config, read_params(given, config, target), tokenizer)
 
 
 def load_tokenizer(name_or_path: str | os.PathLike[str]) -> Tokenizer | None:

@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,33 @@ def gpt2() -> Tokenizer:
     >>> gpt2()
     Tokenizer(50257 ids, 50000 merges, special: {'<|endoftext|>': 50256})
     """
-    return read_merges(Path(__file__).parent / "data" / "vocab.bpe")
+    return _GPT2()
+
+
+class _GPT2(Tokenizer):
+    """GPT-2's tokenizer, whose tables are made when the first text or id asks for them: that takes 70 ms.
+
+    A checkpoint with GPT-2's own files, which are told by their hashes, gets this one.
+    """
+
+    FILES = (  # sha256 of vocab.json, also called encoder.json; of merges.txt, also called vocab.bpe; of tokenizer.json
+        "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+        "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+        "8414cab924d8b9b33013f0d221c5862f365ee9be39c5c2bfae8a5a9e970478a6",
+    )
+
+    def __init__(self) -> None:
+        self._length, self.n_ordinary, self.special_tokens = 50257, 50256, {_END_OF_TEXT: 50256}
+
+    def __getattr__(self, name: str) -> Any:  # asked only for what is not there yet
+        if name.startswith("__") or "ranks" in vars(self):
+            raise AttributeError(name)
+        vars(self).update(vars(read_merges(Path(__file__).parent / "data" / "vocab.bpe")))
+        return getattr(self, name)
+
+
+def _is_gpt2s(file: Path) -> bool:
+    return sha256(read_small(file)).hexdigest() in _GPT2.FILES
 
 
 def read_merges(path: str | os.PathLike[str]) -> Tokenizer:
@@ -104,15 +131,22 @@ def from_folder(path: str | os.PathLike[str]) -> Tokenizer | None:
         names = {file.name for file in folder.iterdir()}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: {error}, expected the folder with the files of a tokenizer") from None
+    files: tuple[Path, ...]
     if "tokenizer.json" in names:
-        return _from_tokenizer_json(folder / "tokenizer.json", _read_settings(folder, names))
-    for vocabulary, merges in (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")):
-        if vocabulary in names:
-            return _from_vocabulary(folder / vocabulary, folder / merges, _read_settings(folder, names))
-    for merges in ("merges.txt", "vocab.bpe"):
-        if merges in names:
-            return read_merges(folder / merges)
-    return None
+        files = (folder / "tokenizer.json",)
+    elif "vocab.json" in names:
+        files = folder / "vocab.json", folder / "merges.txt"
+    elif "encoder.json" in names:
+        files = folder / "encoder.json", folder / "vocab.bpe"
+    elif alone := names & {"merges.txt", "vocab.bpe"}:
+        return read_merges(folder / min(alone))
+    else:
+        return None
+    settings = _read_settings(folder, names)
+    plain = not any(settings._replace(kind=None)) and settings.kind in (None, *_CLASSES)
+    if plain and all(file.exists() and _is_gpt2s(file) for file in files):
+        return gpt2()
+    return _from_tokenizer_json(*files, settings) if len(files) == 1 else _from_vocabulary(*files, settings)
 
 
 _CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")

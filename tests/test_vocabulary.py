@@ -1,8 +1,10 @@
 """Tokenizer files: every format, every quirk, and what is refused."""
 
 import contextlib
+import copy
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from numgpt import vocabulary
 from numgpt.errors import CheckpointError
 from numgpt.tokenizer import Tokenizer
-from numgpt.vocabulary import from_folder, read_merges, read_tokenizer_json, read_vocabulary
+from numgpt.vocabulary import from_folder, gpt2, read_merges, read_tokenizer_json, read_vocabulary
 
 VOCABULARY = {"a": 0, "b": 1, "#": 2, "Ġ": 3, "ab": 4, "##": 5, "Ġab": 6, "<|endoftext|>": 7}
 MERGES = ["# #", "a b", "Ġ ab"]
@@ -358,3 +361,55 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
 
 def test_an_empty_vocabulary_is_refused(tmp_path: Path) -> None:
     assert error_of(tmp_path, pair("", {})).startswith("vocab.json: no piece has an id, expected a vocabulary")
+
+
+# ---- GPT-2's own
+
+
+def write_gpt2(folder: Path) -> Path:
+    """GPT-2's two files, to the byte."""
+    merges = (Path(vocabulary.__file__).parent / "data" / "vocab.bpe").read_bytes()
+    tokenizer = read_merges(Path(vocabulary.__file__).parent / "data" / "vocab.bpe")
+    vocabulary.write_vocabulary(tokenizer, folder)
+    ids = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    (folder / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
+    assert (folder / "merges.txt").read_bytes() == merges
+    return folder
+
+
+def test_gpt2s_tokenizer_says_of_itself_what_its_tables_say() -> None:
+    told, made = gpt2(), read_merges(Path(vocabulary.__file__).parent / "data" / "vocab.bpe")
+    assert (len(told), told.n_ordinary, told.special_tokens) == (len(made), made.n_ordinary, made.special_tokens)
+    assert "ranks" not in vars(told)  # nothing of this needed the tables
+    assert told.encode("Hello world") == made.encode("Hello world")
+    assert (len(told), told.n_ordinary, told.special_tokens) == (len(made), made.n_ordinary, made.special_tokens)
+    assert told.vocabulary == made.vocabulary
+
+
+def test_gpt2s_tokenizer_can_be_copied_before_and_after_its_tables_are_made() -> None:
+    tokenizer = gpt2()
+    for _ in range(2):
+        for copied in (copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
+            assert copied.encode("Hello world") == [15496, 995]
+        tokenizer.encode("x")
+    with pytest.raises(AttributeError):
+        _ = tokenizer.wings
+
+
+def test_gpt2s_own_files_are_told_by_their_bytes(tmp_path: Path) -> None:
+    """vocab.json of the release is what json.dumps writes of its ids, so its hash can be met without a download."""
+    write_gpt2(tmp_path)
+    found = from_folder(tmp_path)
+    assert type(found) is type(gpt2())
+    (tmp_path / "merges.txt").write_bytes((tmp_path / "merges.txt").read_bytes() + b"\n")
+    other = from_folder(tmp_path)
+    assert type(other) is Tokenizer
+    assert other.encode("Hello world") == found.encode("Hello world")
+
+
+def test_gpt2s_files_with_more_beside_them_are_read_with_it(tmp_path: Path) -> None:
+    write_gpt2(tmp_path)
+    (tmp_path / "added_tokens.json").write_text('{"<|pad|>": 50257}')
+    tokenizer = from_folder(tmp_path)
+    assert type(tokenizer) is Tokenizer
+    assert len(tokenizer) == 50258
