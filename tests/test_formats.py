@@ -8,9 +8,11 @@ import numpy as np
 import pickles
 import pytest
 from checkpoints import CONFIG, SIZES, hub_tensors, write_checkpoint, write_json, write_safetensors, write_tokenizer
+from hub import Hub
 from numpy.testing import assert_array_equal
 
 import numgpt
+from numgpt import cli
 from numgpt.checkpoint.formats import find_weights, open_tensors
 from numgpt.convert import convert
 from numgpt.errors import CheckpointError
@@ -349,3 +351,58 @@ def test_sizes_of_the_test_are_those_of_the_formats():
     """The dicts of sizes at the top say the same in three languages."""
     assert [HPARAMS["n_vocab"], HPARAMS["n_ctx"]] == [MODEL_ARGS["vocab_size"], MODEL_ARGS["block_size"]]
     assert [SIZES["vocab_size"], SIZES["n_positions"]] == [HPARAMS["n_vocab"], HPARAMS["n_ctx"]]
+
+
+# ---- the commands
+
+
+def command(capsys, *arguments):
+    code = cli.main(list(arguments))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_inspect_checks_the_checksums_of_tensorflows_files(capsys, tmp_path):
+    folder = write_openai(tmp_path / "124M", tensors_of_4c())
+    code, out, err = command(capsys, "inspect", "-m", str(folder), "--check")
+    assert code == 0
+    assert "model/h0/attn/c_attn/w" in out
+    assert err == "numgpt: the checksums of all 28 tensors are right\n"
+    data = folder / "model.ckpt.data-00000-of-00001"
+    raw = bytearray(data.read_bytes())
+    raw[-1] ^= 1  # of model/wte, the last one in the order of names
+    data.write_bytes(raw)
+    code, out, err = command(capsys, "inspect", "-m", str(folder), "--check")
+    assert code == 1
+    assert err.endswith("model.ckpt.index: damaged: model/wte: download it again\n")
+
+
+def test_inspect_says_so_where_a_format_has_no_checksums(capsys, tmp_path):
+    code, _, err = command(capsys, "inspect", "-m", str(write_checkpoint(tmp_path / "m")), "--check")
+    assert code == 1
+    assert "a safetensors file has no checksums" in err
+
+
+def test_the_command_converts_and_prints_where_to(capsys, tmp_path, expected):
+    write_openai(tmp_path / "tf", tensors_of_4c())
+    target = str(tmp_path / "target")
+    assert command(capsys, "convert", str(tmp_path / "tf"), target) == (0, f"{target}\n", "")
+    assert_same(numgpt.load(target), expected)
+    code, _, err = command(capsys, "convert", str(tmp_path / "tf"), target)
+    assert code == 1
+    assert "is there already, expected a new folder" in err
+
+
+def test_a_name_is_downloaded_on_first_use_and_found_after_that(capsys, tmp_path, monkeypatch, expected):
+    files = {path.name: path.read_bytes() for path in (tmp_path / "expected").iterdir()}
+    monkeypatch.setenv("NUMGPT_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    with Hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.add("owner/name", files)
+        assert_same(numgpt.load("owner/name"), expected)
+        code, out, err = command(capsys, "download", "owner/name@main")
+        assert (code, out) == (0, f"{tmp_path / 'weights' / 'owner/name@main'}\n")
+        assert "model.safetensors: " in err
+        assert command(capsys, "download", "owner/name@main", "-q", "--json")[2] == ""
+    assert_same(numgpt.load("owner/name"), expected)  # without the server
