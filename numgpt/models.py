@@ -13,7 +13,7 @@ from numgpt.checkpoint.files import read_small
 from numgpt.checkpoint.formats import find_weights, open_tensors
 from numgpt.checkpoint.names import from_nanogpt, from_openai, match_params, read_params
 from numgpt.config import Config, config_from_json
-from numgpt.errors import CheckpointError
+from numgpt.errors import CheckpointError, DownloadError
 from numgpt.registry import KNOWN
 from numgpt.sampling import check_option
 from numgpt.tokenizer import Tokenizer
@@ -123,7 +123,12 @@ def locate(name_or_path: str | os.PathLike[str], progress: Any = None) -> Path:
     from numgpt.download import download, is_name
 
     if is_name(name):
-        return download(name, weights_folder() / name, progress=progress)
+        try:
+            return download(name, weights_folder() / name, progress=progress)
+        except DownloadError as error:
+            if name in KNOWN:
+                raise
+            raise DownloadError(f"{name}: no such file or folder here; and as a name on the Hub: {error}") from None
     raise CheckpointError(
         f"no checkpoint {name!r:.200}: no such file or folder, not in {weights_folder()}, and no name of one to "
         f"download; `numgpt models` lists what is known and at hand"
@@ -149,9 +154,7 @@ def find_named(name: str) -> Path | None:
     from numgpt.download import hf_cache_folder, is_name
 
     ours = weights_folder() / name
-    exists = name and ours.exists()
-
-    if exists and not (is_name(name) and _is_unfinished(ours)):
+    if name and ours.exists() and not (is_name(name) and _is_unfinished(ours)):
         return ours
     return hf_cache_folder(name)
 

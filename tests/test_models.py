@@ -259,8 +259,9 @@ def test_a_name_that_is_nowhere_says_where_it_was_looked_for_and_what_to_do(tmp_
 
 @pytest.mark.parametrize("name", ["gpt2", "owner/name", "124M"])
 def test_a_name_that_could_be_downloaded_is_refused_without_a_network(name):
-    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE is set"):
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE is set") as caught:
         load(name)
+    assert ("owner/name: no such file or folder here" in str(caught.value)) == (name == "owner/name")
 
 
 @pytest.mark.parametrize("left", [["a.part"], ["config.json"], ["model.safetensors.index.json"]])
