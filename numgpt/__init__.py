@@ -4,6 +4,7 @@ Start with `numgpt.model`, the math from the embedding to the logits. In reading
 model, sampling, generation.
 """
 
+from numgpt import fast
 from numgpt.cache import KVCache
 from numgpt.config import Config
 from numgpt.errors import CheckpointError, ContextError, DownloadError, NumgptError, OptionError, TokenError
@@ -26,6 +27,7 @@ __all__ = [
     "TokenError",
     "Tokenizer",
     "__version__",
+    "fast",
     "forward",
     "generate",
     "load",

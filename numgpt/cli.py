@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import numgpt
-from numgpt import models
+from numgpt import fast, models
 from numgpt.checkpoint.names import match_params
 from numgpt.errors import CheckpointError, NumgptError, TokenError
 from numgpt.params import count_params
@@ -119,6 +119,7 @@ def generate(args: argparse.Namespace) -> None:
         min_p=args.min_p,
         repetition_penalty=args.repetition_penalty,
         seed=seed,
+        forward=fast.forward,
     )
     if args.seed is None and args.temperature > 0:
         note(args, f"seed {seed}")

@@ -88,6 +88,18 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, record: Re
     return record("attn.z", weights @ v)
 
 
+def attention_scale(config: Config, layer: int) -> float:
+    """What the scores of a layer, counted from 0, are multiplied by: 1 / sqrt(D), in most models.
+
+    Source: Vaswani et al. 2017, equation 1. Dividing by layer + 1 as well is from Stanford's Mistral (2021).
+
+    >>> attention_scale(Config(), layer=3), attention_scale(Config(scale_attn_by_inverse_layer_idx=True), layer=3)
+    (0.125, 0.03125)
+    """
+    scale = 1 / math.sqrt(config.head_size) if config.scale_attn_weights else 1.0
+    return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
+
+
 def attention(
     x: np.ndarray,
     c_attn: dict[str, np.ndarray],
@@ -105,24 +117,18 @@ def attention(
     x       [T, C]
     c_attn  w [C, 3C], b [3C]: the projections to q, k and v, side by side
     c_proj  w [C, C], b [C]
-    layer   the number of this layer, from 0: its place in the cache, and a divisor of the scores in some models
+    layer   the number of this layer, from 0: its place in the cache
     Returns [T, C].
     Records attn.q, attn.k, attn.v [H, T, D] (new positions), and what attend records.
-    Source: Vaswani et al. 2017, section 3.2.2. Dividing the scores by layer + 1 is from Stanford's Mistral (2021).
+    Source: Vaswani et al. 2017, section 3.2.2.
     """
-    scale = 1.0
-    if config.scale_attn_weights:
-        scale /= math.sqrt(config.head_size)
-    if config.scale_attn_by_inverse_layer_idx:
-        scale /= layer + 1
-
     q, k, v = np.split(linear(x, **c_attn), 3, axis=-1)  # [T, C] each
     q = record("attn.q", split_heads(q, config.n_head))  # [H, T, D]
     k = record("attn.k", split_heads(k, config.n_head))  # [H, T, D]
     v = record("attn.v", split_heads(v, config.n_head))  # [H, T, D]
     if cache is not None:
         k, v = cache.extend(layer, k, v)  # [H, S, D]
-    z = attend(q, k, v, scale, record)  # [H, T, D]
+    z = attend(q, k, v, attention_scale(config, layer), record)  # [H, T, D]
     return linear(merge_heads(z), **c_proj)  # [T, C]
 
 
@@ -179,6 +185,11 @@ def block(
     return record("resid_post", x + mlp_out)
 
 
+def output_head(params: Params) -> np.ndarray:
+    """The matrix [V, C] that scores each token: the token embedding, unless the tree has a leaf "lm_head"."""
+    return params["lm_head"] if "lm_head" in params else params["wte"]
+
+
 def record_in(layer: int, record: Record) -> Record:
     """`record` for one layer: the names that it sees begin with the layer's."""
     if record is identity:
@@ -216,6 +227,12 @@ def check_ids(ids: Ids, config: Config) -> np.ndarray:
         at = outside[0]
         raise TokenError(f"ids[{at}] is {array[at]}, expected 0 to {config.n_vocab - 1}, the vocabulary of this model")
     return array.astype(np.intp)
+
+
+def check_logits_to_keep(n: int) -> None:
+    """Raise OptionError unless n is a count. NumPy itself would take a negative one from the other end."""
+    if not isinstance(n, (int, np.integer)) or n < 0:
+        raise OptionError(f"logits_to_keep is {n!r}, expected 0 (all) or more")
 
 
 def check_room(T: int, params: Params, config: Config, cache: KVCache | None) -> int:
@@ -270,15 +287,13 @@ def forward(
     """
     ids = check_ids(ids, config)
     past = check_room(len(ids), params, config, cache)
-    if not isinstance(logits_to_keep, (int, np.integer)) or logits_to_keep < 0:
-        raise OptionError(f"logits_to_keep is {logits_to_keep!r}, expected 0 (all) or more")
+    check_logits_to_keep(logits_to_keep)
 
     x = record("embed", embed(ids, params["wte"], params["wpe"], past))  # [T, C]
     for layer, p in enumerate(params["h"]):
         x = block(x, p, config, layer, cache, record_in(layer, record))
     x = record("ln_f", layer_norm(x, **params["ln_f"], eps=config.layer_norm_epsilon))
-    head = params["lm_head"] if "lm_head" in params else params["wte"]  # [V, C]
-    logits = record("logits", x[-logits_to_keep:] @ head.T)  # [T or logits_to_keep, V]
+    logits = record("logits", x[-logits_to_keep:] @ output_head(params).T)  # [T or logits_to_keep, V]
     if cache is not None:
         cache.advance(len(ids))
     return logits
