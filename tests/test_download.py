@@ -629,14 +629,14 @@ def test_a_branch_in_the_cache_that_is_no_commit_is_none(hub, tmp_path, text):
 def test_the_cache_is_where_huggingface_hub_has_it(monkeypatch):
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(Path("/home/me")))
-    monkeypatch.setenv("USERPROFILE", str(Path("/home/me")))
+    monkeypatch.setenv("HOME", str(Path("/people/me")))
+    monkeypatch.setenv("USERPROFILE", str(Path("/people/me")))
     expected: list[tuple[dict[str, Any], str]] = [
-        ({}, "/home/me/.cache/huggingface/hub"),
+        ({}, "/people/me/.cache/huggingface/hub"),
         ({"XDG_CACHE_HOME": "/x"}, "/x/huggingface/hub"),
-        ({"HF_HOME": "~/hf"}, "/home/me/hf/hub"),
+        ({"HF_HOME": "~/hf"}, "/people/me/hf/hub"),
         ({"HUGGINGFACE_HUB_CACHE": "/old"}, "/old"),
-        ({"HF_HUB_CACHE": "$HOME/new"}, "/home/me/new"),
+        ({"HF_HUB_CACHE": "$HOME/new"}, "/people/me/new"),
     ]
     for change, path in expected:
         for name, value in change.items():

@@ -345,11 +345,11 @@ def test_without_the_environment_a_checkout_has_its_own(monkeypatch, value):
     ("platform", "variables", "expected"),
     [
         ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/numgpt"),
-        ("linux", {}, "/home/me/.cache/numgpt"),
-        ("linux", {"XDG_CACHE_HOME": "", "LOCALAPPDATA": "/x"}, "/home/me/.cache/numgpt"),
-        ("darwin", {"XDG_CACHE_HOME": "/x"}, "/home/me/Library/Caches/numgpt"),
+        ("linux", {}, "/people/me/.cache/numgpt"),
+        ("linux", {"XDG_CACHE_HOME": "", "LOCALAPPDATA": "/x"}, "/people/me/.cache/numgpt"),
+        ("darwin", {"XDG_CACHE_HOME": "/x"}, "/people/me/Library/Caches/numgpt"),
         ("win32", {"LOCALAPPDATA": "/x", "XDG_CACHE_HOME": "/y"}, "/x/numgpt"),
-        ("win32", {}, "/home/me/AppData/Local/numgpt"),
+        ("win32", {}, "/people/me/AppData/Local/numgpt"),
     ],
 )
 def test_once_installed_it_is_the_cache_folder_of_the_user(monkeypatch, platform, variables, expected):
@@ -359,7 +359,7 @@ def test_once_installed_it_is_the_cache_folder_of_the_user(monkeypatch, platform
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(models, "CHECKOUT", None)
-    monkeypatch.setattr(Path, "home", classmethod(lambda cls: cls("/home/me")))
+    monkeypatch.setattr(Path, "home", classmethod(lambda cls: cls("/people/me")))
     assert weights_folder() == Path(expected)
     assert models.bundled() == Path(models.__file__).parent / "weights" / "storyteller"
 
