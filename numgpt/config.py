@@ -145,7 +145,7 @@ def config_to_json(config: Config) -> dict[str, Any]:
     for ours, theirs in ("n_vocab", "vocab_size"), ("n_ctx", "n_positions"):
         values[theirs] = values.pop(ours)
     del values["n_tokens"]  # follows from the tokenizer
-    return {**values, "bos_token_id": config.eos_token_id}
+    return values
 
 
 def _refuse_other_models(values: dict[str, Any], source: str) -> None:

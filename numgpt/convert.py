@@ -8,12 +8,13 @@ from typing import Any
 
 from numgpt.checkpoint.names import hub_name, match_params
 from numgpt.checkpoint.safetensors import write_safetensors
-from numgpt.config import config_to_json
+from numgpt.config import Config, config_to_json
 from numgpt.errors import CheckpointError
 from numgpt.models import Checkpoint, find_tokenizer, open_checkpoint
 from numgpt.vocabulary import write_vocabulary
 
-TOKENIZER_FILES = (
+COPIED = (  # as they are, where the source has them
+    "generation_config.json",
     "vocab.json",
     "merges.txt",
     "tokenizer.json",
@@ -36,7 +37,7 @@ def convert(name_or_path: str | os.PathLike[str], folder: str | os.PathLike[str]
     ...     sorted(path.name for path in convert("storyteller", Path(place, "copy")).iterdir())
     ['config.json', 'merges.txt', 'model.safetensors', 'vocab.json']
     """
-    folder = Path(folder)
+    folder = Path(os.path.abspath(folder))
     checkpoint = open_checkpoint(name_or_path)
     given, config = match_params(checkpoint.hub_tensors, checkpoint.config, source=str(checkpoint.weights))
     part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
@@ -47,7 +48,7 @@ def convert(name_or_path: str | os.PathLike[str], folder: str | os.PathLike[str]
         prefix = {"lm_head": ""}  # the others are those of the body
         tensors = {prefix.get(path, "transformer.") + hub_name(path): tensor for path, tensor in given.items()}
         write_safetensors(part / "model.safetensors", tensors)
-        _write_json(part / "config.json", {**_other_settings(checkpoint), **config_to_json(config)})
+        _write_json(part / "config.json", {**_other_settings(checkpoint, config), **config_to_json(config)})
         _write_tokenizer(checkpoint, part)
         if folder.exists():
             folder.rmdir()
@@ -61,11 +62,11 @@ def convert(name_or_path: str | os.PathLike[str], folder: str | os.PathLike[str]
     return folder
 
 
-def _other_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+def _other_settings(checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
     """What the source's own config.json says beside the sizes, such as dropout, which training reads."""
     path = checkpoint.weights.parent / "config.json"
     if checkpoint.kind == "nanogpt" or not path.exists():
-        return {}
+        return {"bos_token_id": config.eos_token_id}
     values = json.loads(path.read_bytes())  # read_config has found it sound
     return {key: value for key, value in values.items() if key not in ("n_ctx", "torch_dtype", "dtype")}
 
@@ -73,7 +74,7 @@ def _other_settings(checkpoint: Checkpoint) -> dict[str, Any]:
 def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     """Copy the Hub's tokenizer files, or write them where the source has others, or GPT-2's own."""
     source = checkpoint.weights.parent
-    for name in TOKENIZER_FILES:
+    for name in COPIED:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     if not any((folder / name).exists() for name in ("vocab.json", "tokenizer.json")):

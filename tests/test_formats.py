@@ -295,12 +295,17 @@ def test_every_format_converts_to_a_folder_that_reads_as_the_same_model(tmp_path
 def test_a_conversion_keeps_dtypes_settings_and_an_untied_head(tmp_path):
     tensors = {name: x.astype(np.float16) for name, x in hub_tensors().items()}
     tensors["lm_head.weight"] = np.ones((11, 6), np.float16)
-    source = write_checkpoint(tmp_path / "source", tensors, {**CONFIG, "resid_pdrop": 0.3, "n_ctx": 5})
+    source = write_checkpoint(
+        tmp_path / "source", tensors, {**CONFIG, "resid_pdrop": 0.3, "n_ctx": 5, "bos_token_id": 1, "eos_token_id": 2}
+    )
+    write_json(source / "generation_config.json", {"eos_token_id": 2})
     target = convert(source, tmp_path / "target")
     assert {tensor.dtype for tensor in open_checkpoint(target).tensors.values()} == {"F16"}
     assert_same(numgpt.load(target), numgpt.load(source))
     config = json.loads((target / "config.json").read_text())
     assert config["resid_pdrop"] == 0.3
+    assert (config["bos_token_id"], config["eos_token_id"]) == (1, 2)
+    assert json.loads((target / "generation_config.json").read_text()) == {"eos_token_id": 2}
     assert config["tie_word_embeddings"] is False
     assert config["n_positions"] == 7
     assert "n_ctx" not in config
@@ -332,6 +337,13 @@ def test_a_conversion_never_writes_over_what_is_there(tmp_path):
     with pytest.raises(CheckpointError, match="target: is there already, expected a new folder: choose another name"):
         convert(source, target)
     assert sorted((path.name, path.stat().st_mtime_ns) for path in target.iterdir()) == before
+
+
+def test_a_conversion_can_be_into_the_working_folder(tmp_path, monkeypatch, expected):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert convert(tmp_path / "expected", ".") == tmp_path / "empty"
+    assert_same(numgpt.load(tmp_path / "empty"), expected)
 
 
 def test_a_conversion_that_fails_leaves_nothing(tmp_path, monkeypatch):
