@@ -10,9 +10,7 @@ Sources: `encoder.py` and the files of the GPT-2 release, 2019; the tokenizer fi
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +32,6 @@ def _spellings() -> dict[str, bytes]:
 
 _END_OF_TEXT = "<|endoftext|>"
 _MOST_IDS = 1 << 31
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def gpt2() -> Tokenizer:
@@ -69,6 +66,8 @@ class _GPT2(Tokenizer):
 
 
 def _is_gpt2s(file: Path) -> bool:
+    from hashlib import sha256  # here, as it takes 4 ms, which a mere import should not
+
     return sha256(read_small(file)).hexdigest() in _GPT2.FILES
 
 
@@ -346,13 +345,20 @@ def _check_ids(ids: dict[str, Any], name: str) -> dict[int, str]:
     values = ids.values()
     if set(map(type, values)) == {int} and min(values) >= 0 and max(values) < _MOST_IDS:
         seen = dict(zip(values, ids, strict=True))
-        if len(seen) == len(ids) and not _SURROGATE.search("".join(ids)):
+        if len(seen) == len(ids) and _is_text("".join(ids)):
             return seen  # all at once, 20 ms sooner than one by one, which the message of an error needs
     seen = {}
     for text, i in ids.items():
         if seen.setdefault(_check_id(i, text, name), text) != text:
             raise CheckpointError(f"{name}: {seen[i]!r} and {text!r} have the same id {i}, expected one each")
     return seen
+
+
+def _is_text(text: str) -> bool:
+    try:
+        return bool(text.encode()) or not text
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
 def _check_id(i: Any, text: str, name: str) -> int:

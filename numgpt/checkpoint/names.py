@@ -17,7 +17,6 @@ with or without a prefix, and with things beside them that are no parameters:
 import math
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -146,6 +145,8 @@ def read_params(given: dict[str, LazyTensor], config: Config, dtype: str | None 
     dtype  "float32" or "float64"; None for float64 where the file holds any F64, else float32
     Returns the tree.
     """
+    from concurrent.futures import ThreadPoolExecutor  # here, as it takes 5 ms, which a mere import should not
+
     target = dtype or ("float64" if any(tensor.dtype == "F64" for tensor in given.values()) else "float32")
     width = np.dtype(target).itemsize
 
