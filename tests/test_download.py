@@ -566,7 +566,7 @@ def cached(root: Path, repo: str, commit: str, files: dict[str, bytes], **refs: 
 
 
 HELD = {"config.json": b"{}", "model.safetensors": WEIGHTS}
-linked = pytest.mark.skipif(sys.platform == "win32", reason="links")
+linked = pytest.mark.skipif(sys.platform == "win32", reason="Windows needs a privilege to make symbolic links")
 
 
 @linked

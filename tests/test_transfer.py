@@ -208,7 +208,7 @@ def test_a_later_process_goes_on_where_the_first_stopped(hub, tmp_path, waits):
     assert hub.sent == len(RAW) - kept
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL to send")
 def test_a_process_that_is_killed_leaves_what_it_has_and_no_lock(hub, tmp_path):
     hub.plan(NAME, drip(50_000, 0.1))
     process = run(url(hub), tmp_path / NAME)
@@ -248,7 +248,7 @@ def test_many_threads_fetch_a_file_once(hub, tmp_path):
     assert hub.sent == len(RAW)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="flock")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows locks by msvcrt, and this takes flock away")
 def test_two_at_once_do_no_harm_where_the_file_system_has_no_locks(hub, tmp_path, monkeypatch):
     import fcntl
 
@@ -738,12 +738,15 @@ def test_a_disk_that_gets_full_keeps_what_is_there(hub, tmp_path, monkeypatch):
     assert hub.sent == len(RAW) - 100_001
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux") or os.geteuid() != 0, reason="mounts a small disk")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or os.geteuid() != 0,
+    reason="only root on Linux can mount the small disk that this fills",
+)
 def test_a_small_disk_gets_full(hub, tmp_path, monkeypatch):
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "none", disk], capture_output=True).returncode:
-        pytest.skip("may not mount")
+        pytest.skip("this container does not let root mount a disk")
     try:
         assert "more bytes are needed" in message(url(hub), disk / NAME)
         monkeypatch.setattr(transfer, "check_space", lambda folder, needed: None)
@@ -764,7 +767,7 @@ def test_a_folder_in_the_place_of_the_file_is_said(hub, tmp_path):
     assert message(url(hub), tmp_path / NAME).endswith(": check the folder")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="an open file stays")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not remove a file that is open")
 def test_a_lock_that_was_left_over_stops_nobody(hub, tmp_path):
     (tmp_path / (NAME + ".lock")).touch()
     fetch(url(hub), tmp_path / NAME)
