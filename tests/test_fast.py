@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import numgpt
-from numgpt import fast, model
+from numgpt import fast, model, ops
 from numgpt.cache import KVCache
 from numgpt.config import ACTIVATIONS, Config
 from numgpt.errors import ContextError, OptionError, TokenError
@@ -34,9 +34,11 @@ SINGLE = map_leaves(lambda _, x: x.astype(np.float32), PARAMS)
 
 
 @pytest.fixture(autouse=True, params=[1, 3, 128])
-def chunk(request, monkeypatch):
-    """All of it with chunks that are smaller than a prompt, too."""
+def pieces(request, monkeypatch):
+    """All of it with chunks, blocks and strips that are smaller than a prompt and the vocabulary, too."""
     monkeypatch.setattr(fast, "CHUNK", request.param)
+    monkeypatch.setattr(fast, "ROWS", request.param)
+    monkeypatch.setattr(fast, "COLUMNS", 7 * request.param)
 
 
 def assert_equal(got, expected):
@@ -61,6 +63,29 @@ def test_every_configuration_has_the_same_logits(changes):
     params = wide(config)
     ids = np.random.default_rng(1).integers(0, 23, config.n_ctx)
     assert_equal(fast.forward(ids, params, config), model.forward(ids, params, config))
+
+
+@pytest.mark.parametrize("T", range(1, 18))
+@pytest.mark.parametrize("keep", [0, 1, 2, 5, 20])
+def test_any_number_of_rows_has_the_same_logits(T, keep):
+    """A few rows are multiplied one by one, more are padded, and the last layer leaves out what is not kept."""
+    ids = np.random.default_rng(T).integers(0, 23, T)
+    assert_equal(
+        fast.forward(ids, PARAMS, CONFIG, logits_to_keep=keep), model.forward(ids, PARAMS, CONFIG, logits_to_keep=keep)
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_activation_is_gelu_for_any_input_and_warns_of_nothing(dtype):
+    x = np.concatenate([np.linspace(-12, 12, 2001), [-1e30, -60, 60, 1e30]]).astype(dtype)
+    with np.errstate(all="ignore"):
+        expected = ops.gelu(x.astype(np.float64))
+    got = x[:, None].copy()
+    fast.activate(got, np.zeros(1, dtype), ops.gelu)
+    np.testing.assert_allclose(
+        got[:, 0], expected, rtol=0, atol=4 * np.finfo(dtype).eps * np.maximum(1, abs(expected)).max()
+    )
+    np.testing.assert_allclose(got[:-4, 0], expected[:-4], rtol=0, atol=16 * np.finfo(dtype).eps)
 
 
 def test_float32_is_as_exact_as_the_readable_one():

