@@ -3,15 +3,52 @@
 import os
 import warnings
 from collections.abc import Callable, Generator
+from typing import Any
 
 import numpy as np
 
 from numgpt import model
 from numgpt.cache import KVCache
 from numgpt.config import Config
-from numgpt.errors import ContextError
+from numgpt.errors import ContextError, TokenError
 from numgpt.model import Ids, Params
 from numgpt.sampling import Sampling, check_option, check_sampling, is_integer, sample
+
+
+def no_guess(text: list[int], most: int) -> list[int]:
+    """The default `guess`: none, so that each pass through the model makes one token."""
+    return []
+
+
+def check_prompt(ids: Ids, config: Config, name: str = "the prompt") -> list[int]:
+    """Return the ids of a prompt as a list of its own, once it is sure that the model can take them.
+
+    Raises TokenError for ids outside the vocabulary, ContextError for more than n_ctx of them.
+    """
+    try:
+        text: list[int] = model.check_ids(ids, config).tolist()
+    except TokenError as error:
+        raise TokenError(f"{name}: {error}" if name != "the prompt" else str(error)) from None
+    if len(text) > config.n_ctx:
+        raise ContextError(
+            f"{name} has {len(text)} tokens, but the context of this model is {config.n_ctx}: shorten it"
+        )
+    return text
+
+
+def check_count(name: str, value: int, least: int = 0) -> None:
+    """Raise OptionError unless the value is an integer, `least` or more."""
+    check_option(name, value, is_integer(value) and value >= least, f"an integer of {least} or more")
+
+
+def check_seed(name: str, value: int) -> None:
+    """Raise OptionError unless the value is from 0 to 2^64 - 1."""
+    check_option(name, value, is_integer(value) and 0 <= value < 2**64, "an integer from 0 to 2^64 - 1")
+
+
+def random_seed() -> int:
+    """Return another seed each time, short enough to be typed again."""
+    return int.from_bytes(os.urandom(4), "little")
 
 
 def generate(
@@ -20,14 +57,11 @@ def generate(
     config: Config,
     *,
     max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float = 1.0,
     seed: int | None = None,
     stream: int = 0,
     forward: Callable[..., np.ndarray] = model.forward,
+    guess: Callable[[list[int], int], list[int]] = no_guess,
+    **controls: Any,
 ) -> Generator[int, None, str]:
     """Continue a text: yield one new id after the other, each as soon as it is known.
 
@@ -38,7 +72,10 @@ def generate(
     seed            0 to 2^64 - 1; the same seed gives the same ids. None: another one each time
     stream          0 to 2^64 - 1; tells apart several texts of one seed
     forward         the function that computes the logits: model.forward or one of the same signature
-    The other options are those of `sampling.Sampling`.
+    guess           from the text so far to at most so many ids that may follow: they are computed in the same pass, and
+                    those that turn out right cost no pass of their own. The ids are the same with any guess;
+                    `decoding.lookup` has one that gains where text repeats
+    controls        temperature, top_k and so on: the fields of `sampling.Sampling`
     Yields ids. It ends at the end-of-text id, which is not yielded ("stop"), after max_new_tokens ("length") or where
     the next token would need a position past the context ("context", with a warning). The word is the value that the
     generator returns. Ids past config.n_tokens, which pad the embedding, are never yielded.
@@ -51,34 +88,33 @@ def generate(
     >>> m.tokenizer.decode(generate(ids, m.params, m.config, max_new_tokens=6, temperature=0))
     ' was a great many years old'
     """
-    options = check_sampling(Sampling(temperature, top_k, top_p, min_p, repetition_penalty))
-    expected = "an integer of 0 or more"
-    check_option("max_new_tokens", max_new_tokens, is_integer(max_new_tokens) and max_new_tokens >= 0, expected)
-    seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
-    for name, value in ("seed", seed), ("stream", stream):
-        check_option(name, value, is_integer(value) and 0 <= value < 2**64, "an integer from 0 to 2^64 - 1")
-    text: list[int] = model.check_ids(ids, config).tolist()
+    options = check_sampling(Sampling(**controls))
+    check_count("max_new_tokens", max_new_tokens)
+    seed = random_seed() if seed is None else seed
+    check_seed("seed", seed)
+    check_seed("stream", stream)
+    text = check_prompt(ids, config)
     prompt_length = len(text)
-    if prompt_length > config.n_ctx:
-        raise ContextError(
-            f"the prompt has {prompt_length} tokens, but the context of this model is {config.n_ctx}: shorten it"
-        )
 
     def steps() -> Generator[int, None, str]:
         cache = KVCache(config, dtype=params["wte"].dtype)
-        new = text  # what the cache does not hold yet
-        for _ in range(max_new_tokens):
-            if len(cache) == config.n_ctx:
-                made = len(text) - prompt_length
+        while (made := len(text) - prompt_length) < max_new_tokens:
+            if len(text) > config.n_ctx:
                 limit = f"stopped at the context limit of {config.n_ctx} tokens"
                 warnings.warn(f"{limit}: {made} of {max_new_tokens} new tokens are made", stacklevel=2)
                 return "context"
-            logits = forward(new, params, config, cache=cache, logits_to_keep=1)[-1, : config.n_tokens]  # [V]
-            new = [sample(logits, text, options, seed, stream)]
-            if new[0] == config.eos_token_id:
-                return "stop"
-            text.extend(new)
-            yield new[0]
+            guesses = guess(text, min(max_new_tokens - made - 1, config.n_ctx - len(text)))
+            new = text[len(cache) :] + guesses  # what the cache does not hold yet
+            logits = forward(new, params, config, cache=cache, logits_to_keep=1 + len(guesses))  # [T, V]
+            for row, guessed in zip(logits[:, : config.n_tokens], [*guesses, None], strict=True):
+                i = sample(row, text, options, seed, stream)
+                if i == config.eos_token_id:
+                    return "stop"
+                text.append(i)
+                yield i
+                if i != guessed:
+                    break
+            cache.truncate(len(text) - 1)  # a wrong guess and what followed it
         return "length"
 
     return steps()
