@@ -13,15 +13,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numgpt import sampling
 from numgpt.errors import CheckpointError, NumgptError, OptionError
+from numgpt.ops import softmax
 from numgpt.sampling import (
     Sampling,
+    bad_words,
+    ban,
     check_option,
     check_sampling,
+    contenders,
     draw,
     exponentials,
+    logit_bias,
+    min_new_tokens,
     min_p,
+    narrow,
+    no_repeat_ngram_size,
     process,
     repetition_penalty,
     sample,
@@ -192,7 +199,7 @@ def test_temperature_by_hand():
 @given(weights_lists, st.sampled_from([Fraction(1, 3), Fraction(1, 2), Fraction(1), Fraction(2), Fraction(4)]))
 def test_temperature_raises_probabilities_to_the_power_of_one_over_t(weights, T):
     powers = [w ** (1 / T) if w else 0 for w in weights]
-    y = sampling.softmax(temperature(logits_of(weights), float(T)))
+    y = softmax(temperature(logits_of(weights), float(T)))
     # Logits up to log(12) / T = 8 are rounded a few times before exp.
     np.testing.assert_allclose(y, [float(p / sum(powers)) for p in powers], rtol=1e-14)
 
@@ -244,6 +251,78 @@ def test_repetition_penalty_passes_over_ids_that_have_no_logit():
     assert repetition_penalty(np.array([2.0, 2, 2]), [2, 3, 100], 2).tolist() == [2, 2, 1]
 
 
+# --- the other controls that look at the text
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+def test_logit_bias_is_added_to_an_id_always_and_to_the_last_of_several_where_the_text_ends_in_the_others(kind):
+    logits = np.array([1.0, -1.0, 0.5, LOW])
+    logits.flags.writeable = False
+    text = kind([2, 1, 2, 0])
+    assert logit_bias(logits, text, {0: 2.5, (1,): -1}).tolist() == [3.5, -2, 0.5, LOW]
+    assert logit_bias(logits, text, {(0, 1): 4.0, (2, 0, 1): 8, (1, 1): 100}).tolist() == [1, 11, 0.5, LOW]
+    assert logit_bias(logits, text, {(2, 1, 2, 0, 2): 1.0, (9, 2, 1, 2, 0, 2): 50}).tolist() == [1, -1, 1.5, LOW]
+    assert logit_bias(logits, text, {3: 5.0}).tolist() == [1, -1, 0.5, LOW]  # what is banned stays so
+    assert logit_bias(logits, text, [((0,), 1.0), ([0, 0], 2.0), ((0,), 4.0)]).tolist() == [8, -1, 0.5, LOW]
+    assert logit_bias(logits, text, {4: 1.0, 100: 1.0}).tolist() == logits.tolist()
+
+
+def test_logit_bias_at_the_start_of_a_text_takes_single_ids_alone():
+    assert logit_bias(np.zeros(2), [], {0: 1.0, (0, 1): 1.0}).tolist() == [1, 0]
+
+
+def test_no_repeat_ngram_size_by_hand():
+    text = [1, 2, 3, 1, 2, 0, 1, 2]  # "1 2" was followed by 3 and by 0; "2" by 3 and 0; "0 1 2" by nothing
+    banned = {n: np.flatnonzero(no_repeat_ngram_size(np.zeros(5), text, n) == LOW).tolist() for n in range(1, 10)}
+    assert banned == {1: [0, 1, 2, 3], 2: [0, 3], 3: [0, 3], 4: [], 5: [], 6: [], 7: [], 8: [], 9: []}
+    assert kept(no_repeat_ngram_size(np.zeros(3), [1, 1, 1], 2)) == [0, 2]  # the last 1 is both end and start
+    assert kept(no_repeat_ngram_size(np.zeros(3), [1, 1, 1], 3)) == [0, 2]
+    assert kept(no_repeat_ngram_size(np.zeros(3), [1, 1], 3)) == [0, 1, 2]
+    assert kept(no_repeat_ngram_size(np.zeros(3), [], 1)) == [0, 1, 2]
+    assert kept(no_repeat_ngram_size(np.zeros(3), [7, 2, 7], 2)) == [0, 1]
+    assert kept(no_repeat_ngram_size(np.zeros(3), [2, 7, 2], 2)) == [0, 1, 2]  # 7 has no logit
+
+
+@given(st.lists(st.integers(0, 3), max_size=14), st.integers(1, 6))
+def test_no_repeat_ngram_size_bans_an_id_if_and_only_if_it_would_make_an_ngram_that_was_there(text, n):
+    ngrams = {tuple(text[i : i + n]) for i in range(len(text) - n + 1)}
+    expected = [i for i in range(4) if tuple([*text, i][-n:]) not in ngrams]
+    for ids in text, np.array(text, np.uint16):
+        assert kept(no_repeat_ngram_size(np.zeros(4), ids, n)) == expected
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+def test_bad_words_bans_the_last_id_where_the_text_ends_in_the_others(kind):
+    text = kind([2, 1, 2, 0])
+    assert kept(bad_words(np.zeros(4), text, [[1], [0, 2], [1, 3]])) == [0, 3]
+    assert kept(bad_words(np.zeros(4), text, ((2, 0, 3), (2, 1, 2, 0, 1), (0, 2, 1, 2, 0, 2)))) == [0, 2]
+    assert kept(bad_words(np.zeros(4), [], [[1], [0, 2]])) == [0, 2, 3]
+
+
+def test_bad_words_passes_over_a_word_that_is_nothing_but_a_stop_id():
+    assert kept(bad_words(np.zeros(4), [1], [[1], [2], [1, 3]], stop_ids=[1, 3])) == [0, 1]
+
+
+def test_min_new_tokens_bans_the_stop_ids_until_enough_new_tokens_are_there():
+    for length, expected in (3, [1, 2]), (4, [1, 2]), (5, [0, 1, 2, 3]), (9, [0, 1, 2, 3]):
+        assert kept(min_new_tokens(np.zeros(4), [1] * length, 2, prompt_length=3, stop_ids=(0, 3, 9))) == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_controls_that_look_at_the_text_keep_the_dtype_and_the_argument(dtype):
+    logits = np.array([1, 3, 0.5], dtype)
+    logits.flags.writeable = False
+    for out in (
+        logit_bias(logits, [0, 1], {0: 0.1}),
+        no_repeat_ngram_size(logits, [0, 1], 1),
+        bad_words(logits, [0, 1], [[0]]),
+        min_new_tokens(logits, [0, 1], 9, 0, [2]),
+        ban(logits, [1]),
+    ):
+        assert out.dtype == dtype
+        assert (out != logits).any()
+
+
 # --- all controls together
 
 
@@ -268,6 +347,76 @@ def test_the_penalty_comes_before_the_temperature():
     assert process(logits, [0, 1], Sampling(repetition_penalty=2.0, temperature=0.5)).tolist() == [0, -1]
 
 
+def test_the_controls_that_look_at_the_text_come_in_the_order_of_transformers():
+    # A bias lifts -3 above 0, where the penalty divides instead of multiplying; and a bias lifts no ban.
+    options = Sampling(logit_bias={0: 7.0, 1: 50.0, 2: 50.0, 3: 50.0}, repetition_penalty=2.0)
+    assert process(np.array([-3.0, 0, 0, 0]), [0], options).tolist() == [2, 50, 50, 50]
+    options = options._replace(no_repeat_ngram_size=1, bad_words=[[1]], min_new_tokens=1)
+    assert process(np.array([-3.0, 0, 0, 0]), [0], options, prompt_length=1, stop_ids=[2]).tolist() == [LOW] * 3 + [50]
+
+
+def test_bans_come_before_top_k():
+    logits = np.array([3.0, 2.0, 1.0, 0.0])
+    assert kept(process(logits, [0], Sampling(no_repeat_ngram_size=1, top_k=2))) == [1, 2]
+    assert kept(process(logits, [0], Sampling(bad_words=[[0]], top_k=2))) == [1, 2]
+    assert kept(process(logits, [0], Sampling(min_new_tokens=2, top_k=2), stop_ids=[0])) == [1, 2]
+
+
+def test_sample_hands_the_prompt_length_and_the_stop_ids_on():
+    logits = np.array([3.0, 2.0, 1.0])
+    for T in 0, 1e-9:
+        options = Sampling(temperature=T, min_new_tokens=2, bad_words=[[0], [1]])
+        assert sample(logits, [2, 2], options, prompt_length=0, stop_ids=[0]) == 0
+        assert sample(logits, [2, 2], options, prompt_length=1, stop_ids=[0]) == 2
+        assert sample(logits, [2, 2], options, prompt_length=1) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("logit_bias", {1: 3.0}, 1),
+        ("repetition_penalty", 4.0, 1),
+        ("no_repeat_ngram_size", 1, 1),
+        ("bad_words", [[0]], 1),
+        ("min_new_tokens", 2, 2),
+    ],
+)
+def test_sample_heeds_each_control_that_looks_at_the_text_where_it_is_the_only_one(name, value, expected):
+    logits = np.array([3.0, 2.0, 2.5 if name == "min_new_tokens" else 1.0])
+    options = Sampling(temperature=0, **{name: value})
+    assert options.looks_back
+    assert sample(logits, [0], options, stop_ids=[0] if name == "min_new_tokens" else []) == expected
+
+
+def test_sample_penalises_in_float64():
+    logits = np.array([1.5 + 2.0**-23, 1.5 + 2.0**-22], np.float32)  # divided by 1.5 in float32, they are equal
+    assert repetition_penalty(logits, [0, 1], 1.5).argmax() == 0
+    assert sample(logits, [0, 1], Sampling(temperature=0, repetition_penalty=1.5)) == 1
+
+
+def test_where_the_logits_themselves_leave_no_token_no_control_is_blamed():
+    options = Sampling(temperature=0, repetition_penalty=2.0, logit_bias={0: 1.0})
+    assert process(np.full(3, LOW), [0], options).tolist() == [LOW] * 3
+
+
+ALL_BANNED = {
+    "no_repeat_ngram_size": Sampling(no_repeat_ngram_size=1),
+    "bad_words": Sampling(bad_words=[[0], [1], [1, 2]]),
+    "no_repeat_ngram_size or bad_words": Sampling(no_repeat_ngram_size=2, bad_words=[[0], [1], [1, 2]]),
+    "bad_words or min_new_tokens": Sampling(bad_words=[[0], [1]], min_new_tokens=4),
+}
+
+
+@pytest.mark.parametrize("names", ALL_BANNED)
+@pytest.mark.parametrize("T", [0, 0.7])
+def test_where_the_controls_ban_every_token_the_error_names_them(names, T):
+    options, message = ALL_BANNED[names]._replace(temperature=T), "no token is left at position 3: all 3 are banned"
+    for function in sample, process:
+        with pytest.raises(OptionError) as caught:
+            function(np.zeros(3), [0, 2, 1], options, stop_ids=[2])
+        assert str(caught.value) == f"{message}; loosen {names}"
+
+
 def test_the_temperature_comes_before_top_p_and_min_p():
     logits = np.log([0.5, 0.3, 0.15, 0.05])  # squared: 0.685, 0.247, 0.062, 0.007
     assert kept(process(logits, [], Sampling(temperature=0.5, top_p=0.9))) == [0, 1]
@@ -287,10 +436,19 @@ def test_top_p_comes_before_min_p():
     assert kept(process(logits, [], Sampling(top_p=0.84, min_p=0.2))) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("off", [Sampling(), Sampling(top_k=0, top_p=1, min_p=0), Sampling(top_p=1.0, min_p=0.0)])
+OFF = [
+    Sampling(),
+    Sampling(top_k=0, top_p=1, min_p=0, no_repeat_ngram_size=0, logit_bias={}, bad_words=[]),
+    Sampling(top_p=1.0, min_p=0.0, logit_bias=(), bad_words=()),
+]
+
+
+@pytest.mark.parametrize("off", OFF)
 def test_controls_that_are_off_change_no_bit(off):
     logits = np.array([0.1, 700.0, -800, LOW, 0.1])
-    np.testing.assert_array_equal(process(logits, [0, 1, 2], off), logits)
+    np.testing.assert_array_equal(process(logits, [0, 1, 2], off, stop_ids=[0]), logits)
+    assert check_sampling(off) == off or off.logit_bias == {}
+    assert not off.looks_back
 
 
 def test_process_writes_to_no_argument():
@@ -475,6 +633,105 @@ def test_the_position_is_the_length_of_the_text_and_its_ids_do_not_count():
         assert len({sample(logits, ids, Sampling(), seed) for ids in ([1, 2, 3], [4, 4, 4], np.array([0, 3, 1]))}) == 1
 
 
+# --- sample takes short cuts: it must give what the plain definitions give
+
+
+def by_the_definitions(logits, ids, options, seed, **kwargs):
+    """What `sample` says that it is."""
+    logits = process(logits.astype(np.float64), ids, options, **kwargs)
+    return draw(softmax(logits), exponentials(seed, 0, len(ids), len(logits)))
+
+
+EXTREME = [0.0, -0.0, 1e-17, 2e-17, -1e-17, 1e-300, 1.0, 1 + 2.0**-23, 1 + 2.0**-52, -1.0, 3e4, -3e4, 8e37, -8e37, LOW]
+logit_lists = st.lists(
+    st.sampled_from(EXTREME) | st.floats(-30, 30, width=32) | st.integers(-3, 3).map(float), min_size=1, max_size=60
+).filter(lambda values: max(values) > LOW)
+temperatures = st.sampled_from([1, 0.8, 1.3, 5e-324, 1e-9, 1e9, 1.7e308]) | st.floats(0.01, 100)
+options_of = {
+    "temperature": temperatures,
+    "top_k": st.none() | st.integers(1, 70),
+    "top_p": st.none() | st.floats(0.01, 1),
+    "min_p": st.none() | st.floats(0, 1),
+}
+narrowings = st.fixed_dictionaries(options_of).map(lambda values: Sampling(**values))
+
+
+@given(logit_lists, narrowings, st.sampled_from([np.float32, np.float64]))
+def test_what_is_no_contender_is_banned_and_what_is_gets_the_same_bits_without_the_others(values, options, dtype):
+    logits = np.array(values, dtype)
+    k = min(options.top_k or len(logits), len(logits))
+    ids = contenders(logits, k)
+    expected = narrow(logits.astype(np.float64), options._replace(top_k=k))
+    assert len(ids) >= k
+    assert set(kept(expected)) <= set(ids.tolist())
+    np.testing.assert_array_equal(narrow(logits[ids].astype(np.float64), options._replace(top_k=k)), expected[ids])
+
+
+def test_tokens_that_only_the_rounding_of_the_temperature_makes_equal_are_contenders():
+    logits = np.array([1.0, 1e-17, 2e-17])  # less 1, the last two are the same
+    assert kept(narrow(logits, Sampling(temperature=0.8, top_k=2))) == contenders(logits, 2).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_contenders_at_the_ends_of_the_range_do_not_warn(dtype):
+    largest = float(np.finfo(dtype).max)
+    assert 1 in contenders(np.array([-largest, largest, -largest, LOW], dtype), 2)
+    assert len(contenders(np.array([-largest, largest, -largest, LOW], dtype), 2)) >= 3
+
+
+def test_contenders_are_few():
+    logits = np.random.default_rng(0).normal(0, 3, 50_257).astype(np.float32)
+    for k in 1, 40, 1000:
+        assert k <= len(contenders(logits, k)) <= k + 2
+
+
+biased = st.integers(0, 80) | st.tuples(st.just(1), st.integers(0, 80))
+text_options = st.fixed_dictionaries(
+    options_of
+    | {
+        "repetition_penalty": st.sampled_from([1, 1.3, 0.5]),
+        "logit_bias": st.none() | st.dictionaries(biased, st.sampled_from([2.5, -0.1])),
+        "no_repeat_ngram_size": st.sampled_from([0, 0, 1, 2]),
+        "bad_words": st.none() | st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=2), max_size=3),
+        "min_new_tokens": st.sampled_from([0, 2, 9]),
+    }
+).map(lambda values: Sampling(**values))
+
+
+@given(logit_lists, narrowings | text_options, st.sampled_from([np.float32, np.float64]), st.integers(0, 2**64 - 1))
+def test_sample_is_the_draw_from_the_softmax_of_what_process_leaves(values, options, dtype, seed):
+    logits = np.array(values, dtype)
+    more = {"prompt_length": 2, "stop_ids": (0, 3)}
+    try:
+        expected = by_the_definitions(logits, [3, 1, 4, 1], options, seed, **more)
+    except OptionError:
+        with pytest.raises(OptionError, match="no token is left"):
+            sample(logits, [3, 1, 4, 1], options, seed, **more)
+    else:
+        assert sample(logits, [3, 1, 4, 1], options, seed, **more) == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("spread", [0.01, 1, 4])
+def test_sample_is_the_same_over_the_whole_vocabulary_of_gpt_2(spread, dtype):
+    logits = np.random.default_rng(1).gumbel(-33, spread, 50_257).astype(dtype)
+    logits[::7] = LOW
+    for seed, options in enumerate(
+        [
+            Sampling(),
+            Sampling(temperature=0.7),
+            Sampling(top_k=1),
+            Sampling(temperature=0.8, top_k=40),
+            Sampling(top_k=900, top_p=0.9),
+            Sampling(top_k=50_000),
+            Sampling(top_p=0.95),
+            Sampling(min_p=0.1),
+            Sampling(1.5, 40, 0.9, 0.02, 1.2, {5: 30.0}, 2, [[7], [8]]),
+        ]
+    ):
+        assert sample(logits, [5, 6, 5], options, seed) == by_the_definitions(logits, [5, 6, 5], options, seed)
+
+
 WEIGHTS = [12, 30, 5, 20, 8, 15, 10]  # of 100; in order of weight: 30, 20, 15, 12, 10, 8, 5
 CASES = {
     "plain": (Sampling(), WEIGHTS),
@@ -484,6 +741,14 @@ CASES = {
     "top_p": (Sampling(top_p=0.8), [12, 30, 0, 20, 0, 15, 10]),  # 30 + 20 + 15 + 12 is 77
     "min_p": (Sampling(min_p=0.45), [0, 30, 0, 20, 0, 15, 0]),  # 0.45 * 30 is 13.5
     "penalty": (Sampling(repetition_penalty=2.0), [w**0.5 if i in (1, 5) else w for i, w in enumerate(WEIGHTS)]),
+}
+
+
+TEXT_CASES = {
+    "bias": (Sampling(logit_bias={0: math.log(2), (5, 3): math.log(3)}), [24, 30, 5, 60, 8, 15, 10]),
+    "no repeated token": (Sampling(no_repeat_ngram_size=1), [12, 0, 5, 20, 8, 0, 10]),
+    "bad words": (Sampling(bad_words=((5, 1), (0,), (1, 3))), [0, 0, 5, 20, 8, 15, 10]),
+    "no stop yet": (Sampling(min_new_tokens=2), [12, 30, 0, 20, 8, 0, 10]),
 }
 
 
@@ -527,6 +792,17 @@ def test_tokens_come_as_often_as_the_controls_say_over_positions_seeds_and_strea
     logits = logits_of(WEIGHTS)
     texts = [([1, 5] * 15)[:position] for position in range(2, 30)]
     ids = [sample(logits, text, options, seed, stream) for text in texts for seed in range(27) for stream in range(27)]
+    assert_frequencies_fit(ids, weights)
+
+
+@pytest.mark.parametrize("name", CASES | TEXT_CASES)
+def test_a_hundred_thousand_draws_from_what_is_left_come_as_often_as_they_should(name):
+    options, weights = (CASES | TEXT_CASES)[name]
+    p = softmax(process(logits_of(WEIGHTS), [1, 5], options, prompt_length=1, stop_ids=[2, 5]))
+    e = exponentials(11, 12, 13, 700_000).reshape(-1, 7)
+    with np.errstate(divide="ignore"):
+        ids = (e / p).argmin(axis=1)
+    assert len(ids) == 100_000
     assert_frequencies_fit(ids, weights)
 
 
@@ -602,12 +878,17 @@ def test_logits_that_are_not_finite_are_refused_with_the_cause_and_the_remedy(lo
 # --- options
 
 NOT_NUMBERS = [True, False, np.True_, "1", [1], 1j, math.nan, math.inf, -math.inf, np.float32("nan"), -1, -0.001]
+BIAS = "a mapping from an id or a tuple of ids to a number, or None for off"
 RANGES = {
     "temperature": ([*NOT_NUMBERS, None], "a finite number, 0 (greedy) or more"),
     "top_k": ([*NOT_NUMBERS, 1.0, 2.5, np.float64(3), np.int64(-1)], "an integer of 1 or more, or None or 0 for off"),
     "top_p": ([*NOT_NUMBERS, 0, 0.0, np.float64(0), 1.0001, 2], "a number above 0 and up to 1, or None for off"),
     "min_p": ([*NOT_NUMBERS, 1.0001, 2], "a number from 0 to 1, or None for off"),
     "repetition_penalty": ([*NOT_NUMBERS, None, 0, 0.0], "a number from 0.001 to 1000; 1 for off"),
+    "no_repeat_ngram_size": ([*NOT_NUMBERS, 1.0, np.int64(-1)], "an integer of 1 or more, or None or 0 for off"),
+    "min_new_tokens": ([*NOT_NUMBERS, None, 1.0, np.int64(-1)], "an integer of 0 or more; 0 for off"),
+    "logit_bias": ([5, "ab", [1, 2], [()], {None: 1.0}], BIAS),
+    "bad_words": ([5, "ab", {1: 2}, {(1, 2)}, True], "a list of lists of ids, or None for off"),
 }
 BAD = [(name, value, expected) for name, (values, expected) in RANGES.items() for value in values]
 GOOD = {
@@ -616,6 +897,8 @@ GOOD = {
     "top_p": [None, 1, 1.0, 0.9, 1e-300, np.float32(0.5), np.float64(1), np.int64(1)],
     "min_p": [None, 0, 1, 0.0, 1.0, 0.05, np.float32(0.5), np.int64(0)],
     "repetition_penalty": [1, 1.0, 0.5, 1.2, 1e-3, 1e3, np.float32(1.5), np.int64(2)],
+    "no_repeat_ngram_size": [None, 0, 1, 2, np.int64(1), np.uint8(1)],
+    "min_new_tokens": [0, 1, 10**9, np.int64(3), np.uint8(3)],
 }
 
 
@@ -644,6 +927,61 @@ def test_top_k_may_be_an_unsigned_integer_of_numpy(kind):
     assert kept(process(np.array([1.0, 3, 2]), [], options)) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    "word", [(), [], None, 1.0, "a", (1, -1), (1, 2.0), (True,), [[1]], np.float64(1), -1], ids=repr
+)
+def test_a_word_that_is_no_list_of_ids_is_refused_with_its_place(word):
+    with pytest.raises(OptionError) as caught:
+        check_sampling(Sampling(bad_words=[[1], word]))
+    assert str(caught.value) == f"bad_words[1] is {word!r}, expected one or more ids, 0 or more"
+
+
+@pytest.mark.parametrize("key", [(), "a", (1, -1), (1, 2.0), True, -1], ids=repr)
+def test_a_key_of_logit_bias_that_is_no_id_and_no_tuple_of_ids_is_refused(key):
+    shown = key if isinstance(key, tuple) else (key,)
+    with pytest.raises(OptionError) as caught:
+        check_sampling(Sampling(logit_bias={0: 1.0, key: 1.0}))
+    assert str(caught.value) == f"a key of logit_bias is {shown!r}, expected one or more ids, 0 or more"
+
+
+@pytest.mark.parametrize("bias", [math.inf, -math.inf, math.nan, "1", None, True, 1.1e30, -1e31], ids=repr)
+def test_a_bias_that_is_not_finite_is_refused_with_the_remedy(bias):
+    expected = "expected a number from -1e+30 to 1e+30; to ban tokens, use bad_words"
+    for key, name in (5, "5"), ((5, 6), "5, 6"):
+        with pytest.raises(OptionError) as caught:
+            check_sampling(Sampling(logit_bias={key: bias}))
+        assert str(caught.value) == f"logit_bias of {name} is {bias!r}, {expected}"
+
+
+def test_ids_outside_the_vocabulary_are_refused_where_its_size_is_given():
+    for options, message in (
+        (Sampling(bad_words=[[4, 10]]), "bad_words[0] is [4, 10], expected one or more ids, 0 to 9"),
+        (Sampling(logit_bias={10: 1.0}), "a key of logit_bias is (10,), expected one or more ids, 0 to 9"),
+        (Sampling(logit_bias={(10, 3): 1.0}), "a key of logit_bias is (10, 3), expected one or more ids, 0 to 9"),
+    ):
+        check_sampling(options)
+        check_sampling(options, n_vocab=11)
+        with pytest.raises(OptionError) as caught:
+            check_sampling(options, n_vocab=10)
+        assert str(caught.value) == message
+
+
+def test_checked_options_can_be_changed_by_nobody_and_checked_again():
+    bias, words = {3: 1, (1, 2): -2.5}, [[1], [2, 3]]
+    options = check_sampling(Sampling(logit_bias=bias, bad_words=words))
+    bias.clear()
+    words[1][0] = 9
+    assert options.logit_bias == (((3,), 1), ((1, 2), -2.5))
+    assert options.bad_words == ((1,), (2, 3))
+    assert check_sampling(options) == options
+    assert hash(options)
+
+
+def test_numbers_of_numpy_do_for_biases_and_words():
+    options = Sampling(logit_bias={np.int64(1): np.float32(2.5)}, bad_words=[[np.int64(2)]])
+    assert process(np.zeros(3), [0], check_sampling(options)).tolist() == [0, 2.5, LOW]
+
+
 def test_the_first_wrong_option_is_the_one_that_is_named():
     with pytest.raises(OptionError, match=r"^top_k is -1"):
         check_sampling(Sampling(1, -1, 7, 7, -1))
@@ -662,5 +1000,8 @@ def test_option_errors_are_errors_of_numgpt_and_of_values():
 
 
 def test_the_defaults_are_the_model_s_own_distribution():
-    assert Sampling() == (1.0, None, None, None, 1.0)
-    assert Sampling._fields == ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    assert Sampling() == (1.0, None, None, None, 1.0, None, None, None, 0)
+    assert Sampling._fields == (
+        *("temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
+        *("logit_bias", "no_repeat_ngram_size", "bad_words", "min_new_tokens"),
+    )
