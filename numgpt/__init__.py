@@ -4,31 +4,52 @@ Start with `numgpt.model`, the math from the embedding to the logits. In reading
 model, sampling, generation.
 """
 
-from numgpt import fast
-from numgpt.cache import KVCache
-from numgpt.config import Config
-from numgpt.errors import CheckpointError, ContextError, DownloadError, NumgptError, OptionError, TokenError
-from numgpt.generation import generate
-from numgpt.model import forward
-from numgpt.models import Model, load
-from numgpt.tokenizer import Tokenizer
-
 __version__ = "0.1.0"
 
-__all__ = [
-    "CheckpointError",
-    "Config",
-    "ContextError",
-    "DownloadError",
-    "KVCache",
-    "Model",
-    "NumgptError",
-    "OptionError",
-    "TokenError",
-    "Tokenizer",
-    "__version__",
-    "fast",
-    "forward",
-    "generate",
-    "load",
-]
+TYPE_CHECKING = False  # as in typing, whose import takes as long as all else here
+if TYPE_CHECKING:  # the same names for editors and type checkers, which can't read HOMES
+    from numgpt import fast as fast
+    from numgpt.cache import KVCache as KVCache
+    from numgpt.config import Config as Config
+    from numgpt.errors import CheckpointError as CheckpointError
+    from numgpt.errors import ContextError as ContextError
+    from numgpt.errors import DownloadError as DownloadError
+    from numgpt.errors import NumgptError as NumgptError
+    from numgpt.errors import OptionError as OptionError
+    from numgpt.errors import TokenError as TokenError
+    from numgpt.generation import generate as generate
+    from numgpt.model import forward as forward
+    from numgpt.models import Model as Model
+    from numgpt.models import load as load
+    from numgpt.tokenizer import Tokenizer as Tokenizer
+else:
+    HOMES = {  # each public name, and the module that it is imported from when it is first asked for
+        "CheckpointError": "errors",
+        "Config": "config",
+        "ContextError": "errors",
+        "DownloadError": "errors",
+        "KVCache": "cache",
+        "Model": "models",
+        "NumgptError": "errors",
+        "OptionError": "errors",
+        "TokenError": "errors",
+        "Tokenizer": "tokenizer",
+        "forward": "model",
+        "generate": "generation",
+        "load": "models",
+    }
+    __all__ = sorted([*HOMES, "__version__", "fast"])
+
+    def __getattr__(name):
+        """Import a public name or a module of the package: PEP 562, so that `import numgpt` costs next to nothing."""
+        from importlib import import_module, util
+
+        if name in HOMES:
+            value = globals()[name] = getattr(import_module(f"numgpt.{HOMES[name]}"), name)
+            return value
+        if not name.startswith("_") and util.find_spec(f"numgpt.{name}"):
+            return import_module(f"numgpt.{name}")
+        raise AttributeError(f"module 'numgpt' has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

@@ -18,7 +18,8 @@ import numpy as np
 import numgpt
 from numgpt import fast, models
 from numgpt.checkpoint.names import match_params
-from numgpt.errors import CheckpointError, NumgptError, TokenError
+from numgpt.decoding.lookup import PromptLookup
+from numgpt.errors import CheckpointError, NumgptError, OptionError, TokenError
 from numgpt.params import count_params
 from numgpt.progress import format_bytes
 from numgpt.tokenizer import Tokenizer
@@ -61,6 +62,15 @@ EXAMPLES = {
   numgpt verify --published -m gpt2
   numgpt verify --published -m 124M --json
   numgpt verify --published -m path/to/folder --as distilgpt2""",
+    "score": """examples:
+  numgpt score "Once upon a time there was a king"       each token coloured by how much it surprised the model
+  numgpt score --file book.txt --stride 128              by windows that overlap more: slower, with more context
+  numgpt score - --bos --json < text.txt                 log-probabilities, from the first token on
+  numgpt score "The king" --color always | less -R
+  numgpt score --lambada lambada_test.jsonl -m gpt2      how many last words are predicted""",
+    "bench": """examples:
+  numgpt bench
+  numgpt bench -m path/to/gpt2 --json""",
     "models": """examples:
   numgpt models
   NUMGPT_WEIGHTS=/data/gpt2 numgpt models --json""",
@@ -120,6 +130,7 @@ def generate(args: argparse.Namespace) -> None:
         repetition_penalty=args.repetition_penalty,
         seed=seed,
         forward=fast.forward,
+        guess=PromptLookup(),
     )
     if args.seed is None and args.temperature > 0:
         note(args, f"seed {seed}")
@@ -174,6 +185,60 @@ def tokenize(args: argparse.Namespace) -> None:
             print(f"{i:>7}  {piece.decode('utf-8')!r}")
         except UnicodeDecodeError:  # a part of a character
             print(f"{i:>7}  {piece!r}")
+
+
+def score(args: argparse.Namespace) -> None:
+    """numgpt score: show how well the model predicts a text, or the last word of each of many."""
+    from numgpt import scoring
+
+    options = args.context, args.stride, args.bos, args.allow_special
+    if args.lambada is not None and options != (None, None, False, False):
+        raise OptionError("--lambada takes each text by itself: leave out --context, --stride, --bos, --allow-special")
+    model = load_model(args)
+    tokenizer = require(model.tokenizer, args.model)
+    start = time.perf_counter()
+    facts: dict[str, Any]
+    figures: dict[str, float | None]
+    if args.lambada is not None:
+        with Path(args.lambada).open("rb") as lines:
+            last = scoring.score_last_words(model, lines)
+        pieces, facts = [], {"texts": last.texts, "correct": last.correct}
+        figures = {"accuracy": last.accuracy, "perplexity_per_last_word": last.perplexity}
+        conventions = {
+            "correct": f"{last.correct} of {last.texts} last words: each token the likeliest; no stop-word filter"
+        }
+    else:
+        try:
+            text = read_text(args.text) if args.file is None else Path(args.file).read_bytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise TokenError(f"{args.file}: byte at {error.start} is not UTF-8: convert it") from None
+        ids = tokenizer.encode(text, allow_special=args.allow_special)
+        found = scoring.score(model, ids, context=args.context, stride=args.stride, bos=args.bos)
+        pieces, facts = tokenizer.pieces(ids), found._asdict()
+        facts["log_probs"] = [x if math.isfinite(x) else None for x in found.log_probs]
+        facts["pieces"] = [piece.decode("utf-8", "backslashreplace") for piece in pieces]
+        names = ["nats", "nats_per_token", "bits_per_token", "bits_per_byte", "perplexity", "perplexity_per_word"]
+        names += ["perplexity_by_recipe"] if args.json else []  # for comparison, where it can't be mistaken
+        figures = {name: getattr(found, name) for name in names}
+        conventions = {
+            "tokens scored": f"{found.tokens} of {len(ids)}, in windows of {found.context}, one every {found.stride}",
+            "their text": f"{found.bytes} bytes, {found.words} words (parted by white space)",
+            "before the text": "end-of-text" if args.bos else "nothing, so its first token is not scored",
+        }
+    if args.json:
+        finite = {name: x if x is not None and math.isfinite(x) else None for name, x in figures.items()}
+        print(json.dumps({"model": str(args.model), **facts, **finite}))
+    else:
+        on_terminal = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        if pieces and (args.color == "always" or (args.color == "auto" and on_terminal)):
+            print(*scoring.paint(pieces, found.log_probs), sep="", end="\n\n")
+            shades = (f"\x1b[30;48;5;{shade}m {bits} \x1b[0m" for bits, shade in scoring.SHADES.items())
+            conventions["colours"] = f"from {''.join(shades)} bits on"
+        for name, value in conventions.items():
+            print(f"  {name:<26} {value}")
+        for name, x in figures.items():
+            print(f"  {name.replace('_', ' '):<26} {'-' if x is None else format(x, '.6g')}")
+    note(args, f"{time.perf_counter() - start:.2f} s")
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -286,6 +351,17 @@ def show(value: Any, model: models.Model) -> str:
     if model.tokenizer and isinstance(value, list) and all(isinstance(i, int) for i in value):
         return repr(model.tokenizer.decode(value))
     return str(value)
+
+
+def bench(args: argparse.Namespace) -> None:
+    """numgpt bench: measure a model on this machine, beside what the machine could do at best."""
+    from numgpt.bench import measure, table
+
+    with bar(args) as progress:
+        path = models.locate(args.model, progress)
+    note(args, "measuring: some 10 seconds for the storyteller, a minute for 124M parameters")
+    report = {"model": str(args.model), **measure(path)}
+    print(json.dumps(report) if args.json else table(report))
 
 
 def list_models(args: argparse.Namespace) -> None:
@@ -435,6 +511,19 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("text", help="the text; - reads standard input")
     sub.add_argument("--allow-special", action="store_true", help="read <|endoftext|> in the text as the token")
 
+    sub = command("score", score, "show how well the model predicts a text: log-probabilities and perplexity")
+    source = sub.add_mutually_exclusive_group(required=True)
+    source.add_argument("text", nargs="?", help="the text; - reads standard input")
+    source.add_argument("--file", metavar="FILE", help="read the text from a file")
+    source.add_argument("--lambada", metavar="FILE", help='predict last words instead: lines of JSON, {"text": ...}')
+    add = sub.add_argument
+    add("--context", type=int, metavar="N", help="tokens of a window (default: all that the model can see)")
+    add("--stride", type=int, metavar="N", help="tokens from one window to the next (default: half the context)")
+    add("--bos", action="store_true", help="put the end-of-text token before, so that the first token is scored")
+    add("--color", choices=["auto", "always", "never"], default="auto", help="colour the text (default: on a terminal)")
+    add("--dtype", choices=["float32", "float64"], help="precision (default: that of the checkpoint)")
+    add("--allow-special", action="store_true", help="read <|endoftext|> in the text as the token")
+
     sub = command("inspect", inspect, "show the config, tensors and health of a checkpoint")
     sub.add_argument("--check", action="store_true", help="compare each tensor with its checksum (TensorFlow's files)")
 
@@ -451,6 +540,8 @@ def parser() -> argparse.ArgumentParser:
         "--as", dest="published_as", metavar="NAME", help="whose outputs (default: told from name or size)"
     )
     sub.add_argument("--dtype", choices=["float32", "float64"], help="precision (default: that of the checkpoint)")
+
+    command("bench", bench, "measure the speed of a model, beside what this machine could do at best")
 
     command("models", list_models, "list the checkpoints that are known by name, and where they are")
     return top

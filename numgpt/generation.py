@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,20 +20,37 @@ def no_guess(text: list[int], most: int) -> list[int]:
     return []
 
 
-def check_prompt(ids: Ids, config: Config, name: str = "the prompt") -> list[int]:
+def kept_at_overflow(config: Config) -> int:
+    """How many tokens the model goes on with when the context is full."""
+    return max(config.n_ctx // 2, 1)
+
+
+def check_prompt(ids: Ids, config: Config, overflow: str = "stop", name: str = "") -> list[int]:
     """Return the ids of a prompt as a list of its own, once it is sure that the model can take them.
 
-    Raises TokenError for ids outside the vocabulary, ContextError for more than n_ctx of them.
+    Raises TokenError for ids outside the vocabulary, ContextError for more than n_ctx of them, unless they may slide.
     """
     try:
         text: list[int] = model.check_ids(ids, config).tolist()
     except TokenError as error:
-        raise TokenError(f"{name}: {error}" if name != "the prompt" else str(error)) from None
-    if len(text) > config.n_ctx:
+        raise TokenError(f"{name}: {error}") if name else error from None
+    if len(text) > config.n_ctx and overflow == "stop":
         raise ContextError(
-            f"{name} has {len(text)} tokens, but the context of this model is {config.n_ctx}: shorten it"
+            f"{name or 'the prompt'} has {len(text)} tokens, but the context of this model is {config.n_ctx}: "
+            f"shorten it, or let it slide (overflow='slide', --overflow slide)"
         )
     return text
+
+
+def check_stop_ids(stop_ids: Sequence[int], config: Config) -> tuple[int, ...]:
+    """Return the ids that end a text: end-of-text, if the model has it, and those asked for.
+
+    >>> check_stop_ids([7], Config(eos_token_id=3))
+    (3, 7)
+    """
+    fits = all(is_integer(i) and 0 <= i < config.n_vocab for i in stop_ids)
+    check_option("stop_ids", stop_ids, fits, f"ids from 0 to {config.n_vocab - 1}")
+    return (*(() if config.eos_token_id is None else (config.eos_token_id,)), *map(int, stop_ids))
 
 
 def check_count(name: str, value: int, least: int = 0) -> None:
@@ -61,6 +78,8 @@ def generate(
     stream: int = 0,
     forward: Callable[..., np.ndarray] = model.forward,
     guess: Callable[[list[int], int], list[int]] = no_guess,
+    stop_ids: Sequence[int] = (),
+    overflow: str = "stop",
     **controls: Any,
 ) -> Generator[int, None, str]:
     """Continue a text: yield one new id after the other, each as soon as it is known.
@@ -75,8 +94,12 @@ def generate(
     guess           from the text so far to at most so many ids that may follow: they are computed in the same pass, and
                     those that turn out right cost no pass of their own. The ids are the same with any guess;
                     `decoding.lookup` has one that gains where text repeats
+    stop_ids        ids that end the text, beside the end-of-text id
+    overflow        what to do when the context is full: "stop", or "slide", which goes on with the last half of it as if
+                    that were the whole text. The half is computed anew, one prefill for every n_ctx / 2 tokens; what
+                    stood before is forgotten. A prompt may then be longer than the context
     controls        temperature, top_k and so on: the fields of `sampling.Sampling`
-    Yields ids. It ends at the end-of-text id, which is not yielded ("stop"), after max_new_tokens ("length") or where
+    Yields ids. It ends at the end-of-text id or one of stop_ids, which is not yielded ("stop"), after max_new_tokens ("length") or where
     the next token would need a position past the context ("context", with a warning). The word is the value that the
     generator returns. Ids past config.n_tokens, which pad the embedding, are never yielded.
     Raises, when called, TokenError for ids outside the vocabulary, ContextError for more than n_ctx of them and
@@ -88,33 +111,40 @@ def generate(
     >>> m.tokenizer.decode(generate(ids, m.params, m.config, max_new_tokens=6, temperature=0))
     ' was a great many years old'
     """
-    options = check_sampling(Sampling(**controls))
+    n_tokens = config.n_tokens or config.n_vocab
+    options = check_sampling(Sampling(**controls), n_vocab=n_tokens)
     check_count("max_new_tokens", max_new_tokens)
     seed = random_seed() if seed is None else seed
     check_seed("seed", seed)
     check_seed("stream", stream)
-    text = check_prompt(ids, config)
+    stops = check_stop_ids(stop_ids, config)
+    check_option("overflow", overflow, overflow in ("stop", "slide"), "'stop' or 'slide'")
+    text = check_prompt(ids, config, overflow)
     prompt_length = len(text)
 
     def steps() -> Generator[int, None, str]:
         cache = KVCache(config, dtype=params["wte"].dtype)
+        start = 0  # the model sees the text from here on
         while (made := len(text) - prompt_length) < max_new_tokens:
-            if len(text) > config.n_ctx:
-                limit = f"stopped at the context limit of {config.n_ctx} tokens"
-                warnings.warn(f"{limit}: {made} of {max_new_tokens} new tokens are made", stacklevel=2)
-                return "context"
-            guesses = guess(text, min(max_new_tokens - made - 1, config.n_ctx - len(text)))
-            new = text[len(cache) :] + guesses  # what the cache does not hold yet
+            if len(text) - start > config.n_ctx:
+                if overflow == "stop":
+                    limit = f"stopped at the context limit of {config.n_ctx} tokens"
+                    warnings.warn(f"{limit}: {made} of {max_new_tokens} new tokens are made", stacklevel=2)
+                    return "context"
+                start = len(text) - kept_at_overflow(config)
+                cache.truncate(0)
+            guesses = guess(text, min(max_new_tokens - made - 1, start + config.n_ctx - len(text)))
+            new = text[start + len(cache) :] + guesses  # what the cache does not hold yet
             logits = forward(new, params, config, cache=cache, logits_to_keep=1 + len(guesses))  # [T, V]
-            for row, guessed in zip(logits[:, : config.n_tokens], [*guesses, None], strict=True):
-                i = sample(row, text, options, seed, stream)
-                if i == config.eos_token_id:
+            for row, guessed in zip(logits[:, :n_tokens], [*guesses, None], strict=True):
+                i = sample(row, text, options, seed, stream, prompt_length=prompt_length, stop_ids=stops)
+                if i in stops:
                     return "stop"
                 text.append(i)
                 yield i
                 if i != guessed:
                     break
-            cache.truncate(len(text) - 1)  # a wrong guess and what followed it
+            cache.truncate(len(text) - start - 1)  # a wrong guess and what followed it
         return "length"
 
     return steps()

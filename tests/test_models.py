@@ -613,7 +613,7 @@ def test_the_storyteller_is_what_its_card_says():
 
 
 def test_importing_numgpt_is_silent_and_loads_no_framework_and_no_network():
-    code = "import sys, pathlib, numgpt; pathlib.Path('loaded').write_text(' '.join(sys.modules))"
+    code = "import sys, pathlib; from numgpt import *; pathlib.Path('loaded').write_text(' '.join(sys.modules))"
     environment = os.environ | {"PYTHONPATH": str(Path(numgpt.__file__).parent.parent)}
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=False
