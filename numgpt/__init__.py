@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers, which can't r
     from numgpt import fast as fast
     from numgpt.cache import KVCache as KVCache
     from numgpt.config import Config as Config
+    from numgpt.decoding.batch import generate_batch as generate_batch
     from numgpt.errors import CheckpointError as CheckpointError
     from numgpt.errors import ContextError as ContextError
     from numgpt.errors import DownloadError as DownloadError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers, which can't r
     from numgpt.model import forward as forward
     from numgpt.models import Model as Model
     from numgpt.models import load as load
+    from numgpt.scoring import score as score
     from numgpt.tokenizer import Tokenizer as Tokenizer
 else:
     HOMES = {  # each public name, and the module that it is imported from when it is first asked for
@@ -36,7 +38,9 @@ else:
         "Tokenizer": "tokenizer",
         "forward": "model",
         "generate": "generation",
+        "generate_batch": "decoding.batch",
         "load": "models",
+        "score": "scoring",
     }
     __all__ = sorted([*HOMES, "__version__", "fast"])
 

@@ -95,13 +95,13 @@ def generate(
                     those that turn out right cost no pass of their own. The ids are the same with any guess;
                     `decoding.lookup` has one that gains where text repeats
     stop_ids        ids that end the text, beside the end-of-text id
-    overflow        what to do when the context is full: "stop", or "slide", which goes on with the last half of it as if
-                    that were the whole text. The half is computed anew, one prefill for every n_ctx / 2 tokens; what
-                    stood before is forgotten. A prompt may then be longer than the context
+    overflow        what to do when the context is full: "stop", or "slide", which goes on with the last half of it as
+                    if that were the whole text. The half is computed anew, one prefill for every n_ctx / 2 tokens;
+                    what stood before is forgotten. A prompt may then be longer than the context
     controls        temperature, top_k and so on: the fields of `sampling.Sampling`
-    Yields ids. It ends at the end-of-text id or one of stop_ids, which is not yielded ("stop"), after max_new_tokens ("length") or where
-    the next token would need a position past the context ("context", with a warning). The word is the value that the
-    generator returns. Ids past config.n_tokens, which pad the embedding, are never yielded.
+    Yields ids. It ends at the end-of-text id or one of stop_ids, which is not yielded ("stop"), after max_new_tokens
+    ("length") or where the next token would need a position past the context ("context", with a warning). The word is
+    the value that the generator returns. Ids past config.n_tokens, which pad the embedding, are never yielded.
     Raises, when called, TokenError for ids outside the vocabulary, ContextError for more than n_ctx of them and
     OptionError for an option out of its range; and CheckpointError at a token whose logits are not finite.
 

@@ -79,7 +79,7 @@ def test_no_more_run_at_once_than_asked_for_and_caches_are_used_again():
 
 def test_a_text_that_is_done_is_handed_out_before_the_others():
     prompts = [[1], [2] * 16, [3]]
-    done = [c.index for c in complete_batch(prompts, PARAMS, CONFIG, max_new_tokens=9, temperature=0)]
+    done = [c.number for c in complete_batch(prompts, PARAMS, CONFIG, max_new_tokens=9, temperature=0)]
     assert sorted(done) == [0, 1, 2]
     assert done[0] == 1  # its context is full after two tokens
 

@@ -408,10 +408,7 @@ def test_where_a_head_is_stored_a_fault_elsewhere_reads_nothing_but_the_two_that
 def test_the_tall_matrix_of_the_mlp_lies_in_memory_by_columns():
     config = Config(n_vocab=9, n_ctx=5, n_embd=4, n_head=2, n_layer=2, n_inner=130)
     params = random_params(config)
-    given = {
-        path: LazyTensor("F32", x.shape, x.copy)
-        for path, x in leaves(params)
-    }
+    given = {path: LazyTensor("F32", x.shape, x.copy) for path, x in leaves(params)}
     for (path, x), (_, y) in zip(leaves(read_params(given, config)), leaves(params), strict=True):
         np.testing.assert_array_equal(x, y, err_msg=path)
         assert x.flags.f_contiguous if path.endswith("mlp.c_proj.w") else x.flags.c_contiguous

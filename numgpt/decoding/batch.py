@@ -11,7 +11,7 @@ import numpy as np
 from numgpt import fast
 from numgpt.cache import KVCache
 from numgpt.config import Config
-from numgpt.generation import check_count, check_prompt, check_seed, random_seed
+from numgpt.generation import check_count, check_prompt, check_seed, check_stop_ids, random_seed
 from numgpt.model import Ids, Params
 from numgpt.sampling import Sampling, check_sampling, sample
 
@@ -21,7 +21,7 @@ PREFILL = 1024  # tokens of prompts in one pass: bounds its memory
 class Completion(NamedTuple):
     """A text that is done."""
 
-    index: int  # of its prompt
+    number: int  # of its prompt
     ids: list[int]  # what follows the prompt
     finish_reason: str  # "stop", "length" or "context", as `generate` returns it
 
@@ -29,7 +29,7 @@ class Completion(NamedTuple):
 class Running(NamedTuple):
     """A text in the batch."""
 
-    index: int  # of its prompt
+    number: int  # of its prompt
     prompt_length: int
     text: list[int]
     cache: KVCache
@@ -64,6 +64,7 @@ def complete_batch(
     *,
     max_new_tokens: int,
     seed: int | None = None,
+    stop_ids: Sequence[int] = (),
     batch_size: int = 8,
     forward_batch: Callable[..., list[np.ndarray]] = fast.forward_batch,
     **controls: Any,
@@ -75,13 +76,14 @@ def complete_batch(
     controls    those of `sampling.Sampling`
     The other options are those of `generate`.
     """
-    options = check_sampling(Sampling(**controls))
+    options = check_sampling(Sampling(**controls), n_vocab=config.n_tokens or config.n_vocab)
+    stops = check_stop_ids(stop_ids, config)
     check_count("max_new_tokens", max_new_tokens)
     check_count("batch_size", batch_size, least=1)
     seed = random_seed() if seed is None else seed
     check_seed("seed", seed)
-    texts = [check_prompt(ids, config, name=f"prompt {index}") for index, ids in enumerate(prompts)]
-    return _run(texts, params, config, max_new_tokens, seed, batch_size, forward_batch, options)
+    texts = [check_prompt(ids, config, name=f"prompt {number}") for number, ids in enumerate(prompts)]
+    return _run(texts, params, config, max_new_tokens, seed, batch_size, forward_batch, options, stops)
 
 
 def _run(
@@ -93,26 +95,35 @@ def _run(
     batch_size: int,
     forward_batch: Callable[..., list[np.ndarray]],
     options: Sampling,
+    stops: tuple[int, ...],
 ) -> Iterator[Completion]:
     waiting = list(enumerate(texts))[::-1] if max_new_tokens else []
     if not max_new_tokens:
-        yield from (Completion(index, [], "length") for index in range(len(texts)))
+        yield from (Completion(number, [], "length") for number in range(len(texts)))
     running: list[Running] = []
     caches: list[KVCache] = []  # that no text uses
     while running or waiting:
         rows = len(running)
         while waiting and len(running) < batch_size and (rows + len(waiting[-1][1]) <= PREFILL or not running):
-            index, text = waiting.pop()
+            number, text = waiting.pop()
             cache = caches.pop() if caches else KVCache(config, dtype=params["wte"].dtype)
-            running.append(Running(index, len(text), text, cache))
+            running.append(Running(number, len(text), text, cache))
             rows += len(text)
 
         new = [r.text[len(r.cache) :] for r in running]  # what its cache does not hold yet
         logits = forward_batch(new, params, config, [r.cache for r in running], logits_to_keep=1)
         still_running = []
         for r, row in zip(running, logits, strict=True):
-            i = sample(row[-1, : config.n_tokens], r.text, options, seed, stream=r.index)
-            if i == config.eos_token_id:
+            i = sample(
+                row[-1, : config.n_tokens],
+                r.text,
+                options,
+                seed,
+                r.number,
+                prompt_length=r.prompt_length,
+                stop_ids=stops,
+            )
+            if i in stops:
                 finish_reason = "stop"
             else:
                 r.text.append(i)
@@ -120,7 +131,7 @@ def _run(
             if finish_reason:
                 r.cache.truncate(0)
                 caches.append(r.cache)
-                yield Completion(r.index, r.text[r.prompt_length :], finish_reason)
+                yield Completion(r.number, r.text[r.prompt_length :], finish_reason)
             else:
                 still_running.append(r)
         running = still_running

@@ -13,7 +13,7 @@ MATCH = 3  # how many tokens must agree
 # How many tokens are guessed, a longer guess each time that one was right to the end; and what the pass then costs, in
 # passes over one position: measured for 124M parameters in float32 on 2 cores of an AMD EPYC.
 GUESSES = (2, 7, 15, 31)
-COSTS = (1.7, 2.5, 3.2, 4.6)
+COSTS = (1.9, 2.3, 3.1, 4.6)
 # Wrong guesses may cost so many passes at first, and so many more with every token made: at most 5 % of 128 tokens.
 CREDIT = 1.0
 CREDIT_PER_TOKEN = 0.03
