@@ -146,4 +146,4 @@ def test_it_learns_of_each_token_once():
     for i in range(500):
         guess(text, 5)
         text.append(i + 10)
-    assert len(guess._after) == len(text) - lookup.MATCH - 1
+    assert len(guess._after) == len(text) - lookup.BOLD_MATCH - 1
