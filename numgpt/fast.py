@@ -83,14 +83,27 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, z: np.ndarray, space: np
         n, seen = stop - start, S - T + stop  # the keys up to the last query of the chunk
         scores = space[: H * n * seen].reshape(H, n, seen)
         np.matmul(q[:, start:stop], k[:, :seen].swapaxes(-1, -2), out=scores)
-        if n > 1:  # a single query sees all of them
-            np.copyto(scores[:, :, seen - n :], -math.inf, where=~causal_mask(n, n))
+        np.copyto(scores[:, :, seen - n :], -math.inf, where=~causal_mask(n, n))
         scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
         np.exp(scores, out=scores)
         total = np.add.reduce(scores, axis=-1, keepdims=True)
         part = scores @ v[:, :seen]
         part /= total  # D numbers a query, where the weights are S
         z[start:stop] = part.swapaxes(0, 1)
+
+
+def attend_once(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """`attend` of a single query, which sees all keys, in the fewest steps.
+
+    q [H, 1, D] scaled, k, v [H, S, D]
+    Returns z [H, 1, D].
+    """
+    weights = q @ k.swapaxes(-1, -2)  # [H, 1, S]
+    weights -= np.maximum.reduce(weights, axis=-1, keepdims=True)
+    np.exp(weights, out=weights)
+    z = weights @ v
+    z /= np.add.reduce(weights, axis=-1, keepdims=True)
+    return z
 
 
 def multiply(x: np.ndarray, w: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -149,14 +162,9 @@ def forward_one(i: int, params: Params, config: Config, cache: KVCache) -> np.nd
         attn, mlp = p["attn"], p["mlp"]
         qkv = layer_norm_of_one(x, **p["ln_1"], eps=eps) @ attn["c_attn"]["w"]
         qkv += attn["c_attn"]["b"]
-        q, k, v = qkv.reshape(3, H, D, 1)
-        k, v = cache.extend(layer, k.swapaxes(1, 2), v.swapaxes(1, 2))  # [H, S, D]
-        weights = (k @ q).swapaxes(1, 2)  # [H, 1, S]
-        weights *= attention_scale(config, layer)
-        weights -= np.maximum.reduce(weights, axis=-1, keepdims=True)
-        np.exp(weights, out=weights)
-        z = weights @ v  # [H, 1, D]
-        z /= np.add.reduce(weights, axis=-1, keepdims=True)
+        qkv[:C] *= attention_scale(config, layer)
+        q, k, v = qkv.reshape(3, H, 1, D)
+        z = attend_once(q, *cache.extend(layer, k, v))
         y = z.reshape(C) @ attn["c_proj"]["w"]
         y += attn["c_proj"]["b"]
         x += y
@@ -246,7 +254,10 @@ def forward_batch(
                 x[kept : kept + keep] = x[stop - keep : stop]
                 start, stop = kept, kept + keep
                 kept = stop
-            attend(q, k, v, z[start:stop], space)
+            if stop - start == 1:
+                z[start] = attend_once(q, k, v)[:, 0]
+            else:
+                attend(q, k, v, z[start:stop], space)
         if is_last and kept < N:
             M = padded(kept)
             x, z, y, hidden = x[:M], z[:M], y[:M], hidden[:M]
