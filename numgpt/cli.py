@@ -1,10 +1,16 @@
-"""The command line: the only place that prints or exits."""
+"""The command line: the only place that prints or exits.
+
+NumPy and the model are imported when a command runs, so that --help and --version wait for neither.
+"""
+
+from __future__ import annotations
 
 import argparse
 import io
 import json
 import math
 import os
+import signal
 import sys
 import time
 import warnings
@@ -13,14 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import numgpt
-from numgpt import fast, models
-from numgpt.checkpoint.names import match_params
-from numgpt.decoding.lookup import PromptLookup
 from numgpt.errors import CheckpointError, NumgptError, OptionError, TokenError
-from numgpt.params import count_params
 from numgpt.progress import format_bytes
 from numgpt.tokenizer import Tokenizer
 
@@ -84,6 +84,8 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         args = parser().parse_args(argv)
+        with exit_at_ctrl_c():
+            import numpy as np
         # What Python and NumPy would warn of is said once, and in our words: the context limit, logits that overflow.
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -105,8 +107,20 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+@contextmanager
+def exit_at_ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C end the process while NumPy is imported, which swallows exceptions or makes ImportErrors of them."""
+    interrupt = signal.getsignal(signal.SIGINT)
+    if interrupt is signal.default_int_handler:  # or else Ctrl-C is ignored, as behind `nohup` or `&`
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    yield
+    signal.signal(signal.SIGINT, interrupt)
+
+
 def generate(args: argparse.Namespace) -> None:
     """numgpt generate: show the prompt and what follows it, token by token."""
+    from numgpt.decoding.lookup import PromptLookup
+
     model = load_model(args)
     tokenizer = require(model.tokenizer, args.model)
     prompt = read_text(args.prompt)
@@ -129,7 +143,7 @@ def generate(args: argparse.Namespace) -> None:
         min_p=args.min_p,
         repetition_penalty=args.repetition_penalty,
         seed=seed,
-        forward=fast.forward,
+        forward=numgpt.fast.forward,
         guess=PromptLookup(),
     )
     if args.seed is None and args.temperature > 0:
@@ -174,7 +188,7 @@ def generate(args: argparse.Namespace) -> None:
 
 def tokenize(args: argparse.Namespace) -> None:
     """numgpt tokenize: show the ids of a text, each with its piece."""
-    tokenizer = require(models.load_tokenizer(args.model), args.model)
+    tokenizer = require(numgpt.models.load_tokenizer(args.model), args.model)
     ids = tokenizer.encode(read_text(args.text), allow_special=args.allow_special)
     pieces = tokenizer.pieces(ids)
     if args.json:
@@ -243,8 +257,13 @@ def score(args: argparse.Namespace) -> None:
 
 def inspect(args: argparse.Namespace) -> None:
     """numgpt inspect: show what a checkpoint holds, and whether it is sound."""
+    import numpy as np
+
+    from numgpt.checkpoint.names import match_params
+    from numgpt.params import count_params
+
     with bar(args) as progress:
-        checkpoint = models.open_checkpoint(args.model, progress)
+        checkpoint = numgpt.models.open_checkpoint(args.model, progress)
     config, misfit = checkpoint.config, None
     try:
         match_params(checkpoint.hub_tensors, config, source=str(checkpoint.weights))
@@ -285,7 +304,7 @@ def inspect(args: argparse.Namespace) -> None:
         raise misfit
 
 
-def check(checkpoint: models.Checkpoint) -> None:
+def check(checkpoint: numgpt.models.Checkpoint) -> None:
     """Compare the bytes of each tensor with the checksum that its file has of them."""
     if checkpoint.kind != "tensorflow":
         raise CheckpointError(
@@ -303,7 +322,7 @@ def download(args: argparse.Namespace) -> None:
     """numgpt download: fetch a checkpoint that is known by name or lies on the Hugging Face Hub."""
     from numgpt.download import download as fetch_checkpoint
 
-    folder = models.weights_folder() / args.name
+    folder = numgpt.models.weights_folder() / args.name
     with bar(args) as progress:
         fetch_checkpoint(args.name, folder, progress=progress)
     print(json.dumps({"name": args.name, "path": str(folder)}) if args.json else folder)
@@ -314,7 +333,7 @@ def convert(args: argparse.Namespace) -> None:
     from numgpt.convert import convert as convert_checkpoint
 
     with bar(args) as progress:
-        source = models.locate(args.source, progress)
+        source = numgpt.models.locate(args.source, progress)
     folder = convert_checkpoint(source, args.folder)
     print(json.dumps({"path": str(folder)}) if args.json else folder)
 
@@ -346,7 +365,7 @@ def verify(args: argparse.Namespace) -> None:
         raise CheckpointError(f"{args.model}: {failed} of {len(results)} published outputs of {name} are not met")
 
 
-def show(value: Any, model: models.Model) -> str:
+def show(value: Any, model: numgpt.models.Model) -> str:
     """Return a value of a published output as people read it: ids as their text."""
     if model.tokenizer and isinstance(value, list) and all(isinstance(i, int) for i in value):
         return repr(model.tokenizer.decode(value))
@@ -358,7 +377,7 @@ def bench(args: argparse.Namespace) -> None:
     from numgpt.bench import measure, table
 
     with bar(args) as progress:
-        path = models.locate(args.model, progress)
+        path = numgpt.models.locate(args.model, progress)
     note(args, "measuring: some 10 seconds for the storyteller, a minute for 124M parameters")
     report = {"model": str(args.model), **measure(path)}
     print(json.dumps(report) if args.json else table(report))
@@ -367,18 +386,18 @@ def bench(args: argparse.Namespace) -> None:
 def list_models(args: argparse.Namespace) -> None:
     """numgpt models: show the checkpoints that are known by name or lie in the folder of checkpoints."""
     rows: list[dict[str, Any]] = []
-    for name in models.list_names():
-        known = models.KNOWN.get(name)
-        path = models.find_named(name)
+    for name in numgpt.models.list_names():
+        known = numgpt.models.KNOWN.get(name)
+        path = numgpt.models.find_named(name)
         size = folder_bytes(path) if path else known and known.file_bytes
         rows.append({"name": name, "path": path and str(path), "bytes": size, "about": known.about if known else ""})
     if args.json:
-        print(json.dumps({"folder": str(models.weights_folder()), "models": rows}))
+        print(json.dumps({"folder": str(numgpt.models.weights_folder()), "models": rows}))
         return
     for row in rows:
         where = row["path"] or "not here"
         print(f"  {row['name']:<16} {format_bytes(row['bytes']):>8}  {row['about']:<43}  {where}")
-    print(f"\nfolder of checkpoints: {models.weights_folder()}")
+    print(f"\nfolder of checkpoints: {numgpt.models.weights_folder()}")
 
 
 def folder_bytes(path: Path) -> int:
@@ -386,10 +405,10 @@ def folder_bytes(path: Path) -> int:
     return sum(f.stat().st_size for f in path.iterdir() if f.is_file()) if path.is_dir() else path.stat().st_size
 
 
-def load_model(args: argparse.Namespace) -> models.Model:
+def load_model(args: argparse.Namespace) -> numgpt.models.Model:
     """Load the model that -m names; if it has to be fetched first, show how that gets on."""
     with bar(args) as progress:
-        return models.load(args.model, dtype=args.dtype, progress=progress)
+        return numgpt.models.load(args.model, dtype=args.dtype, progress=progress)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from numgpt.errors import OptionError
 from numgpt.model import Params
 from numgpt.ops import softmax
 from numgpt.params import count_params
+from numgpt.sampling import Sampling
 
 PUBLISHED = Path(__file__).parent / "data" / "published.json"
 # Names of the same weights, and models that can be told by their size.
@@ -71,8 +72,9 @@ def check_published(
     forward  what computes the logits; attention is always that of model.forward
     Yields a Result for each: text passes where all ids are equal, numbers where they are within their tolerance.
     """
+    known = {*inspect.signature(generation.generate).parameters, *Sampling._fields}
     for golden in goldens:
-        missing = sorted(set(golden.get("options", ())) - set(inspect.signature(generation.generate).parameters))
+        missing = sorted(set(golden.get("options", ())) - known)
         if missing:
             note = f"needs {', '.join(missing)}"
             yield Result(golden["id"], golden["source"], golden["expected"], None, None, note)

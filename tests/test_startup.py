@@ -109,6 +109,11 @@ def test_tokenize_loads_no_network_and_no_threads():
     assert not loaded & {"requests", "urllib3", "http.client", "ssl", "concurrent.futures", "numgpt.download"}
 
 
+@pytest.mark.parametrize("argument", ["--version", "--help"])
+def test_version_and_help_wait_for_no_numpy(argument):
+    assert not loaded_by(RUN, argument) & {"numpy", "numgpt.models", "numgpt.fast", "regex", "requests"}
+
+
 INTERRUPTED = """
 import signal, sys
 from numgpt.__main__ import main

@@ -9,6 +9,7 @@ of each, and the median of the ratios within a round; ratios are what counts.
 """
 
 import argparse
+import inspect
 import json
 import os
 import statistics
@@ -93,9 +94,12 @@ class Transformers:
         torch.set_grad_enabled(False)
         self.model = transformers.GPT2LMHeadModel.from_pretrained(folder, dtype="float32").eval()
         self.vocabulary = self.model.config.vocab_size
+        # The name of the cache since Transformers 5.24, or the one before.
+        known = inspect.signature(self.model.forward).parameters
+        self.cache_name = "cache" if "cache" in known else "past_key_values"
 
     def forward(self, ids: Any, cache: Any) -> Any:
-        return self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        return self.model(ids, **{self.cache_name: cache}, use_cache=True, logits_to_keep=1).logits
 
     def prefill(self, n: int) -> float:
         ids, cache = self.torch.tensor([ids_of(n, self.vocabulary)]), self.cache(config=self.model.config)

@@ -6,6 +6,7 @@ many roundings of the largest value, where PyTorch was lucky. tests/test_referen
 """
 
 import importlib.util
+import inspect
 import itertools
 import pathlib
 import shutil
@@ -34,6 +35,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 FLOAT64 = 1e-12
 FLOAT32 = 8.0
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+# What Transformers calls its cache: since 5.24 by the first name, before by the other.
+CACHE = "cache" if "cache" in inspect.signature(GPT2LMHeadModel.forward).parameters else "past_key_values"
 ACTIVATIONS = ["gelu_new", "gelu", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh"]
 
 # Weights at which every part of a model does something, as in the dumps.
@@ -102,8 +105,8 @@ def torch_cached_logits(model, ids, bounds):
     """Return the logits [T, V] of transformers, computed in parts with its cache, in the dtype of the model."""
     cache, parts = None, []
     for a, b in itertools.pairwise(bounds):
-        out = model(torch.as_tensor(ids[a:b])[None], past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
+        out = model(torch.as_tensor(ids[a:b])[None], **{CACHE: cache}, use_cache=True)
+        cache = out[CACHE]
         parts.append(out.logits[0].numpy())
     return np.concatenate(parts)
 
