@@ -307,7 +307,7 @@ def main() -> None:
             take(
                 "batch of 8",
                 8 * 64,
-                {"together": partial(ask, "batch", 64, 8), "one by one": partial(ask, "batch", 64, 1)},
+                {"together": partial(ask, "batch", 128, 8), "one by one": partial(ask, "batch", 128, 1)},
             )
             for kind, name in ("loop", "text that repeats"), ("free", "text that does not"):
                 ways = {
