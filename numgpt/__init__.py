@@ -10,6 +10,8 @@ TYPE_CHECKING = False  # as in typing, whose import takes as long as all else he
 if TYPE_CHECKING:  # the same names for editors and type checkers, which can't read HOMES
     from numgpt import fast as fast
     from numgpt.cache import KVCache as KVCache
+    from numgpt.completion import complete as complete
+    from numgpt.completion import stream as stream
     from numgpt.config import Config as Config
     from numgpt.decoding.batch import generate_batch as generate_batch
     from numgpt.errors import CheckpointError as CheckpointError
@@ -36,11 +38,13 @@ else:
         "OptionError": "errors",
         "TokenError": "errors",
         "Tokenizer": "tokenizer",
+        "complete": "completion",
         "forward": "model",
         "generate": "generation",
         "generate_batch": "decoding.batch",
         "load": "models",
         "score": "scoring",
+        "stream": "completion",
     }
     __all__ = sorted([*HOMES, "__version__", "fast"])
 

@@ -3,16 +3,17 @@
 import os
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from numgpt import model
 from numgpt.cache import KVCache
 from numgpt.config import Config
-from numgpt.errors import ContextError, TokenError
+from numgpt.errors import ContextError, OptionError, TokenError
 from numgpt.model import Ids, Params
 from numgpt.sampling import Sampling, check_option, check_sampling, is_integer, sample
+from numgpt.tokenizer import Tokenizer
 
 
 def no_guess(text: list[int], most: int) -> list[int]:
@@ -23,6 +24,39 @@ def no_guess(text: list[int], most: int) -> list[int]:
 def kept_at_overflow(config: Config) -> int:
     """How many tokens the model goes on with when the context is full."""
     return max(config.n_ctx // 2, 1)
+
+
+class Rules(NamedTuple):
+    """How a text goes on and where it ends: the options of `generate`, checked."""
+
+    max_new_tokens: int
+    seed: int
+    controls: Sampling
+    stop_ids: tuple[int, ...]
+    stop_strings: list[bytes]
+    tokenizer: Tokenizer | None
+    overflow: str
+
+
+def check_rules(
+    config: Config,
+    max_new_tokens: int,
+    seed: int | None,
+    stop_ids: Sequence[int],
+    stop_strings: Sequence[str],
+    tokenizer: Tokenizer | None,
+    overflow: str,
+    controls: dict[str, Any],
+) -> Rules:
+    """Return the options as rules. Raises OptionError that names the first one that is out of its range."""
+    sampling = check_sampling(Sampling(**controls), n_vocab=config.n_tokens or config.n_vocab)
+    check_count("max_new_tokens", max_new_tokens)
+    seed = random_seed() if seed is None else seed
+    check_seed("seed", seed)
+    stops = check_stop_ids(stop_ids, config)
+    strings = check_stop_strings(stop_strings, tokenizer)
+    check_option("overflow", overflow, overflow in ("stop", "slide"), "'stop' or 'slide'")
+    return Rules(max_new_tokens, seed, sampling, stops, strings, tokenizer, overflow)
 
 
 def check_prompt(ids: Ids, config: Config, overflow: str = "stop", name: str = "") -> list[int]:
@@ -68,6 +102,37 @@ def random_seed() -> int:
     return int.from_bytes(os.urandom(4), "little")
 
 
+def check_stop_strings(stop_strings: Sequence[str], tokenizer: Tokenizer | None) -> list[bytes]:
+    """Return the strings in UTF-8. Raises OptionError for an empty one, or without a tokenizer to find them with."""
+    fits = not isinstance(stop_strings, str) and all(isinstance(stop, str) and stop for stop in stop_strings)
+    check_option("stop_strings", stop_strings, fits, "a list of strings, none of them empty")
+    if stop_strings and tokenizer is None:
+        raise OptionError("stop_strings need the model's tokenizer: tokenizer=model.tokenizer")
+    return [stop.encode() for stop in stop_strings]
+
+
+def ends_at(new_ids: list[int], rules: Rules) -> bool:
+    """Whether the last of the new ids completes one of the stop strings."""
+    if not rules.stop_strings or rules.tokenizer is None:
+        return False
+    longest = max(map(len, rules.stop_strings))  # each id has a byte or more
+    tail = b"".join(rules.tokenizer.pieces(new_ids[-longest:]))
+    return any(stop in tail for stop in rules.stop_strings)
+
+
+def choose(logits: np.ndarray, text: list[int], prompt_length: int, config: Config, rules: Rules, stream: int) -> int:
+    """Choose the id that follows a text, from the logits [V] of its last position. Padding is never chosen."""
+    return sample(
+        logits[: config.n_tokens],
+        text,
+        rules.controls,
+        rules.seed,
+        stream,
+        prompt_length=prompt_length,
+        stop_ids=rules.stop_ids,
+    )
+
+
 def generate(
     ids: Ids,
     params: Params,
@@ -79,6 +144,8 @@ def generate(
     forward: Callable[..., np.ndarray] = model.forward,
     guess: Callable[[list[int], int], list[int]] = no_guess,
     stop_ids: Sequence[int] = (),
+    stop_strings: Sequence[str] = (),
+    tokenizer: Tokenizer | None = None,
     overflow: str = "stop",
     **controls: Any,
 ) -> Generator[int, None, str]:
@@ -95,13 +162,17 @@ def generate(
                     those that turn out right cost no pass of their own. The ids are the same with any guess;
                     `decoding.lookup` has one that gains where text repeats
     stop_ids        ids that end the text, beside the end-of-text id
+    stop_strings    strings that end the new text, also where one spans several tokens; the token that completes one is
+                    the last to be yielded. `completion.stream` yields text that ends before it
+    tokenizer       the model's, which stop_strings need
     overflow        what to do when the context is full: "stop", or "slide", which goes on with the last half of it as
                     if that were the whole text. The half is computed anew, one prefill for every n_ctx / 2 tokens;
                     what stood before is forgotten. A prompt may then be longer than the context
     controls        temperature, top_k and so on: the fields of `sampling.Sampling`
-    Yields ids. It ends at the end-of-text id or one of stop_ids, which is not yielded ("stop"), after max_new_tokens
-    ("length") or where the next token would need a position past the context ("context", with a warning). The word is
-    the value that the generator returns. Ids past config.n_tokens, which pad the embedding, are never yielded.
+    Yields ids. It ends at the end-of-text id or one of stop_ids, which is not yielded, or with a stop string ("stop"),
+    after max_new_tokens ("length") or where the next token would need a position past the context ("context", with a
+    warning). The word is the value that the generator returns. Ids past config.n_tokens, which pad the embedding, are
+    never yielded.
     Raises, when called, TokenError for ids outside the vocabulary, ContextError for more than n_ctx of them and
     OptionError for an option out of its range; and CheckpointError at a token whose logits are not finite.
 
@@ -111,14 +182,8 @@ def generate(
     >>> m.tokenizer.decode(generate(ids, m.params, m.config, max_new_tokens=6, temperature=0))
     ' was a great many years old'
     """
-    n_tokens = config.n_tokens or config.n_vocab
-    options = check_sampling(Sampling(**controls), n_vocab=n_tokens)
-    check_count("max_new_tokens", max_new_tokens)
-    seed = random_seed() if seed is None else seed
-    check_seed("seed", seed)
+    rules = check_rules(config, max_new_tokens, seed, stop_ids, stop_strings, tokenizer, overflow, controls)
     check_seed("stream", stream)
-    stops = check_stop_ids(stop_ids, config)
-    check_option("overflow", overflow, overflow in ("stop", "slide"), "'stop' or 'slide'")
     text = check_prompt(ids, config, overflow)
     prompt_length = len(text)
 
@@ -136,12 +201,14 @@ def generate(
             guesses = guess(text, min(max_new_tokens - made - 1, start + config.n_ctx - len(text)))
             new = text[start + len(cache) :] + guesses  # what the cache does not hold yet
             logits = forward(new, params, config, cache=cache, logits_to_keep=1 + len(guesses))  # [T, V]
-            for row, guessed in zip(logits[:, :n_tokens], [*guesses, None], strict=True):
-                i = sample(row, text, options, seed, stream, prompt_length=prompt_length, stop_ids=stops)
-                if i in stops:
+            for row, guessed in zip(logits, [*guesses, None], strict=True):
+                i = choose(row, text, prompt_length, config, rules, stream)
+                if i in rules.stop_ids:
                     return "stop"
                 text.append(i)
                 yield i
+                if ends_at(text[prompt_length:], rules):
+                    return "stop"
                 if i != guessed:
                     break
             cache.truncate(len(text) - start - 1)  # a wrong guess and what followed it

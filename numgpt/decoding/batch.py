@@ -4,6 +4,7 @@ Decoding one text, the time goes into reading the weights from memory. Eight tex
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +12,9 @@ import numpy as np
 from numgpt import fast
 from numgpt.cache import KVCache
 from numgpt.config import Config
-from numgpt.generation import check_count, check_prompt, check_seed, check_stop_ids, random_seed
+from numgpt.generation import Rules, check_count, check_prompt, check_rules, choose, ends_at, kept_at_overflow
 from numgpt.model import Ids, Params
-from numgpt.sampling import Sampling, check_sampling, sample
+from numgpt.tokenizer import Tokenizer
 
 PREFILL = 1024  # tokens of prompts in one pass: bounds its memory
 
@@ -21,18 +22,20 @@ PREFILL = 1024  # tokens of prompts in one pass: bounds its memory
 class Completion(NamedTuple):
     """A text that is done."""
 
-    number: int  # of its prompt
+    number: int  # of the text: that of its prompt, where one is made of each
     ids: list[int]  # what follows the prompt
     finish_reason: str  # "stop", "length" or "context", as `generate` returns it
 
 
-class Running(NamedTuple):
+@dataclass
+class Running:
     """A text in the batch."""
 
-    number: int  # of its prompt
+    number: int  # of the text, and of its stream
     prompt_length: int
     text: list[int]
     cache: KVCache
+    start: int = 0  # the model sees the text from here on
 
 
 def generate_batch(prompts: Sequence[Ids], params: Params, config: Config, **options: Any) -> list[list[int]]:
@@ -42,7 +45,7 @@ def generate_batch(prompts: Sequence[Ids], params: Params, config: Config, **opt
 
     prompts  any number of lists or arrays of ids, each of its own length
     options  those of `complete_batch`
-    Returns a list of ids for each prompt, in their order.
+    Returns a list of ids for each prompt, in their order; of several for each, those of a prompt side by side.
     Raises, before anything is computed, what `generate` raises, with the number of the prompt.
 
     >>> import numgpt
@@ -65,41 +68,43 @@ def complete_batch(
     max_new_tokens: int,
     seed: int | None = None,
     stop_ids: Sequence[int] = (),
+    stop_strings: Sequence[str] = (),
+    tokenizer: Tokenizer | None = None,
+    overflow: str = "stop",
+    num_return_sequences: int = 1,
     batch_size: int = 8,
     forward_batch: Callable[..., list[np.ndarray]] = fast.forward_batch,
     **controls: Any,
 ) -> Iterator[Completion]:
     """`generate_batch`, one completion after the other, each as soon as it is done: the shortest first.
 
-    batch_size  how many texts run at once. Each has a cache of its own, as large as the context. A text that is done
-                makes room for the next prompt
-    controls    those of `sampling.Sampling`
+    num_return_sequences  how many texts to make of each prompt; those of prompt i are numbered, and have the streams,
+                          i n, ..., i n + n - 1
+    batch_size            how many texts run at once. Each has a cache of its own, as large as the context. A text that
+                          is done makes room for the next
+    controls              those of `sampling.Sampling`
     The other options are those of `generate`.
     """
-    options = check_sampling(Sampling(**controls), n_vocab=config.n_tokens or config.n_vocab)
-    stops = check_stop_ids(stop_ids, config)
-    check_count("max_new_tokens", max_new_tokens)
+    rules = check_rules(config, max_new_tokens, seed, stop_ids, stop_strings, tokenizer, overflow, controls)
+    check_count("num_return_sequences", num_return_sequences, least=1)
     check_count("batch_size", batch_size, least=1)
-    seed = random_seed() if seed is None else seed
-    check_seed("seed", seed)
-    texts = [check_prompt(ids, config, name=f"prompt {number}") for number, ids in enumerate(prompts)]
-    return _run(texts, params, config, max_new_tokens, seed, batch_size, forward_batch, options, stops)
+    texts = [check_prompt(ids, config, overflow, name=f"prompt {i}") for i, ids in enumerate(prompts)]
+    texts = [text.copy() for text in texts for _ in range(num_return_sequences)]
+    return _run(texts, params, config, rules, batch_size, forward_batch)
 
 
 def _run(
     texts: list[list[int]],
     params: Params,
     config: Config,
-    max_new_tokens: int,
-    seed: int,
+    rules: Rules,
     batch_size: int,
     forward_batch: Callable[..., list[np.ndarray]],
-    options: Sampling,
-    stops: tuple[int, ...],
 ) -> Iterator[Completion]:
-    waiting = list(enumerate(texts))[::-1] if max_new_tokens else []
-    if not max_new_tokens:
+    if not rules.max_new_tokens:
         yield from (Completion(number, [], "length") for number in range(len(texts)))
+        return
+    waiting = list(enumerate(texts))[::-1]
     running: list[Running] = []
     caches: list[KVCache] = []  # that no text uses
     while running or waiting:
@@ -110,24 +115,15 @@ def _run(
             running.append(Running(number, len(text), text, cache))
             rows += len(text)
 
-        new = [r.text[len(r.cache) :] for r in running]  # what its cache does not hold yet
+        for r in running:
+            if len(r.text) - r.start > config.n_ctx:  # those that may not slide have ended before
+                r.start = len(r.text) - kept_at_overflow(config)
+                r.cache.truncate(0)
+        new = [r.text[r.start + len(r.cache) :] for r in running]  # what its cache does not hold yet
         logits = forward_batch(new, params, config, [r.cache for r in running], logits_to_keep=1)
         still_running = []
         for r, row in zip(running, logits, strict=True):
-            i = sample(
-                row[-1, : config.n_tokens],
-                r.text,
-                options,
-                seed,
-                r.number,
-                prompt_length=r.prompt_length,
-                stop_ids=stops,
-            )
-            if i in stops:
-                finish_reason = "stop"
-            else:
-                r.text.append(i)
-                finish_reason = reached(len(r.text), r.prompt_length + max_new_tokens, config.n_ctx)
+            finish_reason = extend(r, row[-1], config, rules)
             if finish_reason:
                 r.cache.truncate(0)
                 caches.append(r.cache)
@@ -137,10 +133,15 @@ def _run(
         running = still_running
 
 
-def reached(length: int, wanted: int, n_ctx: int) -> str:
-    """Return the limit that a text has come to: "length", "context", or "" for none.
-
-    >>> reached(9, wanted=9, n_ctx=8), reached(9, wanted=20, n_ctx=8), reached(8, wanted=20, n_ctx=8)
-    ('length', 'context', '')
-    """
-    return "length" if length >= wanted else "context" if length > n_ctx else ""
+def extend(r: Running, logits: np.ndarray, config: Config, rules: Rules) -> str:
+    """Append the next id to a text. Return why it ends with that, "stop", "length" or "context"; "" if it goes on."""
+    i = choose(logits, r.text, r.prompt_length, config, rules, stream=r.number)
+    if i in rules.stop_ids:
+        return "stop"
+    r.text.append(i)
+    new_ids = r.text[r.prompt_length :]
+    if ends_at(new_ids, rules):
+        return "stop"
+    if len(new_ids) == rules.max_new_tokens:
+        return "length"
+    return "context" if len(r.text) > config.n_ctx and rules.overflow == "stop" else ""
