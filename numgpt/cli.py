@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ EXAMPLES = {
   numgpt generate "Once upon a time" --seed 1 -n 60      the same text each time
   numgpt generate "The" --temperature 0                  greedy: always the most likely token
   numgpt generate "The" --top-k 0 --top-p 0.95           nucleus sampling alone
+  numgpt generate "The" --stop "." --num-return-sequences 3
+  numgpt generate "The" -n 3000 --overflow slide         past the context limit
   numgpt generate                                        from nothing: the end-of-text token
   numgpt generate -- "- a list"                          a text that begins with a dash
   cat prompt.txt | numgpt generate - -m path/to/gpt2""",
@@ -118,72 +120,95 @@ def exit_at_ctrl_c() -> Iterator[None]:
 
 
 def generate(args: argparse.Namespace) -> None:
-    """numgpt generate: show the prompt and what follows it, token by token."""
-    from numgpt.decoding.lookup import PromptLookup
+    """numgpt generate: show the prompt and what follows it, token by token, or several texts."""
+    from numgpt.completion import start_ids, until
 
     model = load_model(args)
     tokenizer = require(model.tokenizer, args.model)
     prompt = read_text(args.prompt)
     if args.prompt == "-":
         prompt = prompt.removesuffix("\n")  # the end of the last line, which is not meant
-    ids = tokenizer.encode(prompt, allow_special=args.allow_special)
-    if not ids:
-        if model.config.eos_token_id is None:
-            raise TokenError(f"the prompt is empty, and {args.model} has no end-of-text to start from: give some text")
-        ids = [model.config.eos_token_id]
+    ids = start_ids(model, tokenizer.encode(prompt, allow_special=args.allow_special))
     seed = int.from_bytes(os.urandom(4), "little") if args.seed is None else args.seed
-    steps = numgpt.generate(
-        ids,
-        model.params,
-        model.config,
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        min_p=args.min_p,
-        repetition_penalty=args.repetition_penalty,
-        seed=seed,
-        forward=numgpt.fast.forward,
-        guess=PromptLookup(),
-    )
+    stops = [reread_as_utf8(stop) for stop in args.stop]
+    controls = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size")
+    options: dict[str, Any] = {name: getattr(args, name) for name in (*controls, "min_new_tokens", "max_new_tokens")}
+    options |= {"seed": seed, "overflow": args.overflow, "stop_strings": stops, "tokenizer": tokenizer}
+    options["bad_words"] = [tokenizer.encode(reread_as_utf8(text)) for text in args.bad_words] or None
+    options["logit_bias"] = dict(parse_bias(text, tokenizer) for text in args.logit_bias) or None
+    texts = started(args.num_return_sequences, ids, model, options)
     if args.seed is None and args.temperature > 0:
         note(args, f"seed {seed}")
 
-    new_ids: list[int] = []
-    finish_reason = ""
+    start, count = time.perf_counter(), 0
+    for number, steps in enumerate(texts):
+        new_ids: list[int] = []
+        finish_reason, text = "stop", ""  # unless the generator comes to its end, and says why
 
-    def watched() -> Iterator[int]:
-        nonlocal finish_reason
-        while True:
-            try:
-                new_ids.append(next(steps))
-            except StopIteration as end:
-                finish_reason = end.value
-                return
-            yield new_ids[-1]
+        def watched(steps: Generator[int, None, str] = steps, new_ids: list[int] = new_ids) -> Iterator[int]:
+            nonlocal finish_reason
+            while True:
+                try:
+                    new_ids.append(next(steps))
+                except StopIteration as end:
+                    finish_reason = end.value
+                    return
+                yield new_ids[-1]
 
-    show = (lambda text: None) if args.json else (lambda text: print(text, end="", flush=True))
-    start = time.perf_counter()
-    show(prompt)
-    text = ""
-    try:
-        for piece in tokenizer.decode_stream(watched()):
-            show(piece)
-            text += piece
-    except NumgptError:
-        show("\n")  # so that the error has a line of its own
-        raise
+        show = (lambda text: None) if args.json else (lambda text: print(text, end="", flush=True))
+        show("\n" * (number > 0) + prompt)
+        try:
+            for piece in until(tokenizer.decode_stream(watched()), stops):
+                show(piece)
+                text += piece
+        except NumgptError:
+            show("\n")  # so that the error has a line of its own
+            raise
+        if args.json:
+            result = {"prompt": prompt, "text": text, "ids": new_ids, "finish_reason": finish_reason, "seed": seed}
+            print(json.dumps({"model": str(args.model), **result}))
+        elif not (prompt + text).endswith("\n"):
+            print(flush=True)
+        if finish_reason == "context":
+            note(args, f"stopped at the context limit of {model.config.n_ctx} tokens (--overflow slide goes on)")
+        count += len(new_ids)
     seconds = time.perf_counter() - start
+    n_ctx, half = model.config.n_ctx, model.config.n_ctx // 2
+    if args.overflow == "slide" and len(ids) + count > n_ctx:
+        note(args, f"went on past the {n_ctx} tokens of the context: each time the last {half} of them, computed anew")
+    tokens = f"{count} token{'' if count == 1 else 's'}"
+    note(args, f"{tokens} in {seconds:.2f} s, {count / seconds:.1f} tokens/s")
 
-    if args.json:
-        result = {"prompt": prompt, "text": text, "ids": new_ids, "finish_reason": finish_reason, "seed": seed}
-        print(json.dumps({"model": str(args.model), **result}))
-    elif not (prompt + text).endswith("\n"):
-        print(flush=True)
-    if finish_reason == "context":
-        note(args, f"stopped at the context limit of {model.config.n_ctx} tokens")
-    count = f"{len(new_ids)} token{'' if len(new_ids) == 1 else 's'}"
-    note(args, f"{count} in {seconds:.2f} s, {len(new_ids) / seconds:.1f} tokens/s")
+
+def started(
+    n: int, ids: list[int], model: numgpt.models.Model, options: dict[str, Any]
+) -> Iterator[Generator[int, None, str]]:
+    """Return what makes each of n texts of a prompt: one as it is asked for, several in a batch."""
+    from numgpt.decoding.batch import Completion, complete_batch
+    from numgpt.decoding.lookup import PromptLookup
+
+    if n == 1:
+        forward, guess = numgpt.fast.forward, PromptLookup()
+        return iter([numgpt.generate(ids, model.params, model.config, forward=forward, guess=guess, **options)])
+    batch = complete_batch([ids], model.params, model.config, num_return_sequences=n, **options)
+
+    def replay(done: Completion) -> Generator[int, None, str]:
+        yield from done.ids
+        return done.finish_reason
+
+    def in_order() -> Iterator[Generator[int, None, str]]:
+        yield from map(replay, sorted(batch))
+
+    return in_order()
+
+
+def parse_bias(text: str, tokenizer: Tokenizer) -> tuple[tuple[int, ...], float]:
+    """Return the ids and the number of a bias, "TEXT=NUMBER"."""
+    words, _, number = reread_as_utf8(text).rpartition("=")
+    try:
+        return tuple(tokenizer.encode(words)), float(number)
+    except ValueError:
+        raise OptionError(f"--logit-bias is {text!r:.80}, expected TEXT=NUMBER, as in ' king=2.5'") from None
 
 
 def tokenize(args: argparse.Namespace) -> None:
@@ -522,6 +547,20 @@ def parser() -> argparse.ArgumentParser:
     add("--top-p", type=float, metavar="P", help="keep the fewest tokens that reach this probability together")
     add("--min-p", type=float, metavar="P", help="keep the tokens at least P times as likely as the likeliest")
     add("--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1: avoid tokens already there")
+    add("--no-repeat-ngram-size", type=int, metavar="N", help="let no N tokens in a row come twice")
+    add(
+        "--bad-words", action="append", default=[], metavar="TEXT", help="ban a text; ' king' is not 'king'; repeatable"
+    )
+    add("--logit-bias", action="append", default=[], metavar="TEXT=B", help="add B to the logit of a text; repeatable")
+    add("--min-new-tokens", type=int, default=0, metavar="N", help="no end-of-text before so many new tokens")
+    add("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
+    add("--num-return-sequences", type=int, default=1, metavar="N", help="make N texts of the prompt (default: 1)")
+    add(
+        "--overflow",
+        choices=["stop", "slide"],
+        default="stop",
+        help="at the context limit, stop, or go on with its last half, which is then computed anew (default: stop)",
+    )
     add("--seed", type=int, metavar="N", help="the same seed makes the same text (default: another each time)")
     add("--dtype", choices=["float32", "float64"], help="precision (default: that of the checkpoint)")
     add("--allow-special", action="store_true", help="read <|endoftext|> in the prompt as the token, not as text")

@@ -135,7 +135,7 @@ def test_generation_stops_at_the_context_limit_and_says_so(capsys, tmp_path):
     assert code == 0
     assert json.loads(out)["finish_reason"] == "context"
     assert len(json.loads(out)["ids"]) == 7 - 3 + 1  # the last one needs no position, as nothing follows it
-    assert "numgpt: stopped at the context limit of 7 tokens\n" in err
+    assert "numgpt: stopped at the context limit of 7 tokens (--overflow slide goes on)\n" in err
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(capsys, tmp_path):
@@ -391,3 +391,74 @@ def test_the_version_is_that_of_the_package(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--version"])
     assert capsys.readouterr().out == f"numgpt {numgpt.__version__}\n"
+
+
+# ---- generate: where a text ends, and how many there are
+
+
+def test_a_text_ends_before_a_stop_string(capsys):
+    _, whole, _ = call(capsys, "generate", "Once upon a time there", "--temperature", "0", "-n", "12", "-q")
+    assert " many years old" in whole
+    _, out, _ = call(
+        capsys,
+        "generate",
+        "Once upon a time there",
+        "--temperature",
+        "0",
+        "-n",
+        "12",
+        "-q",
+        "--stop",
+        "ny ye",
+        "--json",
+    )
+    assert json.loads(out)["text"] == " was a great ma"
+    assert json.loads(out)["finish_reason"] == "stop"
+
+
+def test_several_texts_are_those_of_their_streams(capsys):
+    options = ("generate", "The king", "--seed", "2", "-n", "8", "-q", "--num-return-sequences", "3")
+    _, out, _ = call(capsys, *options, "--json")
+    made = [json.loads(line)["ids"] for line in out.splitlines()]
+    m = numgpt.load("storyteller")
+    prompt, controls = m.tokenizer.encode("The king"), {"temperature": 0.8, "top_k": 40}
+    for stream, ids in enumerate(made):
+        steps = numgpt.generate(prompt, m.params, m.config, max_new_tokens=8, seed=2, stream=stream, **controls)
+        assert ids == list(steps)
+    _, out, _ = call(capsys, *options)
+    assert out == "\n".join("The king" + m.tokenizer.decode(ids) + "\n" for ids in made)
+
+
+def test_the_controls_are_those_of_python(capsys):
+    options = ("--bad-words", " was", "--logit-bias", " princess=4", "--no-repeat-ngram-size", "2")
+    _, out, _ = call(capsys, "generate", "The king", "--seed", "2", "-n", "9", "-q", "--json", *options)
+    m = numgpt.load("storyteller")
+    encode = m.tokenizer.encode
+    controls = {"bad_words": [encode(" was")], "logit_bias": {tuple(encode(" princess")): 4.0}}
+    controls |= {"no_repeat_ngram_size": 2, "temperature": 0.8, "top_k": 40, "seed": 2}
+    steps = numgpt.generate(encode("The king"), m.params, m.config, max_new_tokens=9, **controls)
+    assert json.loads(out)["ids"] == list(steps)
+
+
+def test_past_the_context_limit_a_text_can_slide_and_its_cost_is_said(capsys, tmp_path):
+    code, out, err = call(
+        capsys, "generate", "abc", "-m", tiny(tmp_path), "-n", "30", "--json", "--seed", "1", "--overflow", "slide"
+    )
+    assert code == 0
+    assert len(json.loads(out)["ids"]) == 30
+    assert "went on past the 7 tokens of the context: each time the last 3 of them, computed anew" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--stop", ""), "stop_strings is [''], expected a list of strings, none of them empty"),
+        (("--logit-bias", "king"), "--logit-bias is 'king', expected TEXT=NUMBER, as in ' king=2.5'"),
+        (("--logit-bias", "=1"), "a key of logit_bias is (), expected one or more ids"),
+        (("--bad-words", ""), "bad_words[0] is [], expected one or more ids"),
+        (("--num-return-sequences", "0"), "num_return_sequences is 0, expected an integer of 1 or more"),
+        (("--min-new-tokens", "-1"), "min_new_tokens is -1, expected an integer of 0 or more"),
+    ],
+)
+def test_a_wrong_end_or_control_is_named(capsys, arguments, message):
+    assert message in fails(capsys, "generate", "The", *arguments)
