@@ -24,6 +24,10 @@ from numgpt.errors import CheckpointError, NumgptError, OptionError, TokenError
 from numgpt.progress import format_bytes
 from numgpt.tokenizer import Tokenizer
 
+OPTIONS = (  # of `numgpt generate`, by the names that they have in Python; those that are not given keep their defaults
+    *("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size"),
+    *("min_new_tokens", "overflow", "num_beams", "length_penalty", "early_stopping"),
+)
 EXAMPLES = {
     "numgpt": """examples:
   numgpt generate "Once upon a time"
@@ -38,6 +42,7 @@ EXAMPLES = {
   numgpt generate "The" --temperature 0                  greedy: always the most likely token
   numgpt generate "The" --top-k 0 --top-p 0.95           nucleus sampling alone
   numgpt generate "The" --stop "." --num-return-sequences 3
+  numgpt generate "The" --num-beams 5 --num-return-sequences 5
   numgpt generate "The" -n 3000 --overflow slide         past the context limit
   numgpt generate                                        from nothing: the end-of-text token
   numgpt generate -- "- a list"                          a text that begins with a dash
@@ -131,13 +136,14 @@ def generate(args: argparse.Namespace) -> None:
     ids = start_ids(model, tokenizer.encode(prompt, allow_special=args.allow_special))
     seed = int.from_bytes(os.urandom(4), "little") if args.seed is None else args.seed
     stops = [reread_as_utf8(stop) for stop in args.stop]
-    controls = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size")
-    options: dict[str, Any] = {name: getattr(args, name) for name in (*controls, "min_new_tokens", "max_new_tokens")}
-    options |= {"seed": seed, "overflow": args.overflow, "stop_strings": stops, "tokenizer": tokenizer}
+    options: dict[str, Any] = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    if args.num_beams == 1:  # a search draws nothing
+        options = {"temperature": 0.8, "top_k": 40, **options}
+    options |= {"seed": seed, "stop_strings": stops, "tokenizer": tokenizer}
     options["bad_words"] = [tokenizer.encode(reread_as_utf8(text)) for text in args.bad_words] or None
     options["logit_bias"] = dict(parse_bias(text, tokenizer) for text in args.logit_bias) or None
     texts = started(args.num_return_sequences, ids, model, options)
-    if args.seed is None and args.temperature > 0:
+    if args.seed is None and options.get("temperature"):
         note(args, f"seed {seed}")
 
     start, count = time.perf_counter(), 0
@@ -200,6 +206,11 @@ def started(
         yield from map(replay, sorted(batch))
 
     return in_order()
+
+
+def parse_early_stopping(text: str) -> bool | str:
+    """Return True or False, or text that is neither as it is."""
+    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def parse_bias(text: str, tokenizer: Tokenizer) -> tuple[tuple[int, ...], float]:
@@ -542,18 +553,22 @@ def parser() -> argparse.ArgumentParser:
     )
     add = sub.add_argument
     add("-n", "--max-new-tokens", type=int, default=200, metavar="N", help="the most tokens to make (default: 200)")
-    add("--temperature", type=float, default=0.8, metavar="T", help="0 is greedy (default: 0.8)")
-    add("--top-k", type=int, default=40, metavar="K", help="keep the K likeliest tokens; 0 for all (default: 40)")
+    add("--temperature", type=float, metavar="T", help="0 is greedy (default: 0.8)")
+    add("--top-k", type=int, metavar="K", help="keep the K likeliest tokens; 0 for all (default: 40)")
     add("--top-p", type=float, metavar="P", help="keep the fewest tokens that reach this probability together")
     add("--min-p", type=float, metavar="P", help="keep the tokens at least P times as likely as the likeliest")
-    add("--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1: avoid tokens already there")
+    add("--repetition-penalty", type=float, metavar="R", help="above 1: avoid tokens already there")
     add("--no-repeat-ngram-size", type=int, metavar="N", help="let no N tokens in a row come twice")
     add(
         "--bad-words", action="append", default=[], metavar="TEXT", help="ban a text; ' king' is not 'king'; repeatable"
     )
     add("--logit-bias", action="append", default=[], metavar="TEXT=B", help="add B to the logit of a text; repeatable")
-    add("--min-new-tokens", type=int, default=0, metavar="N", help="no end-of-text before so many new tokens")
+    add("--min-new-tokens", type=int, metavar="N", help="no end-of-text before so many new tokens")
     add("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
+    add("--num-beams", type=int, default=1, metavar="N", help="above 1: draw nothing, search for the likeliest text")
+    add("--length-penalty", type=float, metavar="P", help="beams: above 0 favours long texts (default: 1)")
+    about_stopping = "beams: end at once when N texts have ended (true), or when no better can come (false)"
+    add("--early-stopping", type=parse_early_stopping, metavar="true|false|never", help=about_stopping)
     add("--num-return-sequences", type=int, default=1, metavar="N", help="make N texts of the prompt (default: 1)")
     add(
         "--overflow",

@@ -12,8 +12,10 @@ from numgpt.cache import KVCache
 from numgpt.config import Config
 from numgpt.errors import ContextError, OptionError, TokenError
 from numgpt.model import Ids, Params
-from numgpt.sampling import Sampling, check_option, check_sampling, is_integer, sample
+from numgpt.sampling import Sampling, check_option, check_sampling, is_integer, is_number, sample
 from numgpt.tokenizer import Tokenizer
+
+MOST_PENALTY = 50  # length ** length_penalty is finite up to here, for any context
 
 
 def no_guess(text: list[int], most: int) -> list[int]:
@@ -36,19 +38,29 @@ class Rules(NamedTuple):
     stop_strings: list[bytes]
     tokenizer: Tokenizer | None
     overflow: str
+    num_beams: int
+    length_penalty: float
+    early_stopping: bool | str
 
 
 def check_rules(
     config: Config,
+    *,
     max_new_tokens: int,
-    seed: int | None,
-    stop_ids: Sequence[int],
-    stop_strings: Sequence[str],
-    tokenizer: Tokenizer | None,
-    overflow: str,
-    controls: dict[str, Any],
+    seed: int | None = None,
+    stop_ids: Sequence[int] = (),
+    stop_strings: Sequence[str] = (),
+    tokenizer: Tokenizer | None = None,
+    overflow: str = "stop",
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
+    **controls: Any,
 ) -> Rules:
     """Return the options as rules. Raises OptionError that names the first one that is out of its range."""
+    check_count("num_beams", num_beams, least=1)
+    if num_beams > 1:
+        controls = {"temperature": 0, **controls}
     sampling = check_sampling(Sampling(**controls), n_vocab=config.n_tokens or config.n_vocab)
     check_count("max_new_tokens", max_new_tokens)
     seed = random_seed() if seed is None else seed
@@ -56,7 +68,37 @@ def check_rules(
     stops = check_stop_ids(stop_ids, config)
     strings = check_stop_strings(stop_strings, tokenizer)
     check_option("overflow", overflow, overflow in ("stop", "slide"), "'stop' or 'slide'")
-    return Rules(max_new_tokens, seed, sampling, stops, strings, tokenizer, overflow)
+    check_beams(num_beams, length_penalty, early_stopping, overflow, sampling)
+    return Rules(
+        max_new_tokens, seed, sampling, stops, strings, tokenizer, overflow, num_beams, length_penalty, early_stopping
+    )
+
+
+def check_beams(
+    num_beams: int, length_penalty: float, early_stopping: bool | str, overflow: str, controls: Sampling
+) -> None:
+    """Raise OptionError for an option of beam search that is out of its range or has no beams, and for one that means
+    nothing where texts are compared whole and no token is drawn.
+    """
+    fits = is_number(length_penalty) and abs(length_penalty) <= MOST_PENALTY
+    check_option("length_penalty", length_penalty, fits, f"a number from -{MOST_PENALTY} to {MOST_PENALTY}")
+    fits = isinstance(early_stopping, bool) or early_stopping == "never"
+    check_option("early_stopping", early_stopping, fits, "False, True or 'never'")
+    if num_beams == 1:
+        if length_penalty != 1 or early_stopping is not False:
+            name = "early_stopping" if length_penalty == 1 else "length_penalty"
+            raise OptionError(f"{name} is for beam search: give num_beams, 2 or more, too")
+        return
+    drawing = {"temperature": controls.temperature, "top_k": controls.top_k, "min_p": controls.min_p}
+    drawing["top_p"] = controls.top_p if controls.top_p != 1 else None
+    for name, value in drawing.items():
+        if value:
+            raise OptionError(
+                f"{name} is {value!r}, but beam search draws no token, it looks for the likeliest text: "
+                f"leave {name} out, or sample without num_beams"
+            )
+    if overflow != "stop":
+        raise OptionError("overflow is 'slide', but beam search compares whole texts: leave out overflow or num_beams")
 
 
 def check_prompt(ids: Ids, config: Config, overflow: str = "stop", name: str = "") -> list[int]:
@@ -133,6 +175,12 @@ def choose(logits: np.ndarray, text: list[int], prompt_length: int, config: Conf
     )
 
 
+def warn_of_limit(config: Config, made: int, asked: int) -> None:
+    """Tell whoever asks a generator for the next id that the text has come to the context limit."""
+    limit = f"stopped at the context limit of {config.n_ctx} tokens"
+    warnings.warn(f"{limit}: {made} of {asked} new tokens are made", stacklevel=3)
+
+
 def generate(
     ids: Ids,
     params: Params,
@@ -147,6 +195,9 @@ def generate(
     stop_strings: Sequence[str] = (),
     tokenizer: Tokenizer | None = None,
     overflow: str = "stop",
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
     **controls: Any,
 ) -> Generator[int, None, str]:
     """Continue a text: yield one new id after the other, each as soon as it is known.
@@ -168,6 +219,8 @@ def generate(
     overflow        what to do when the context is full: "stop", or "slide", which goes on with the last half of it as
                     if that were the whole text. The half is computed anew, one prefill for every n_ctx / 2 tokens;
                     what stood before is forgotten. A prompt may then be longer than the context
+    num_beams       above 1, search for the likeliest text with so many beams and draw nothing: `decoding.beam`, where
+                    length_penalty and early_stopping are explained too. The ids come when the search is done
     controls        temperature, top_k and so on: the fields of `sampling.Sampling`
     Yields ids. It ends at the end-of-text id or one of stop_ids, which is not yielded, or with a stop string ("stop"),
     after max_new_tokens ("length") or where the next token would need a position past the context ("context", with a
@@ -182,7 +235,19 @@ def generate(
     >>> m.tokenizer.decode(generate(ids, m.params, m.config, max_new_tokens=6, temperature=0))
     ' was a great many years old'
     """
-    rules = check_rules(config, max_new_tokens, seed, stop_ids, stop_strings, tokenizer, overflow, controls)
+    rules = check_rules(
+        config,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        stop_ids=stop_ids,
+        stop_strings=stop_strings,
+        tokenizer=tokenizer,
+        overflow=overflow,
+        num_beams=num_beams,
+        length_penalty=length_penalty,
+        early_stopping=early_stopping,
+        **controls,
+    )
     check_seed("stream", stream)
     text = check_prompt(ids, config, overflow)
     prompt_length = len(text)
@@ -193,8 +258,7 @@ def generate(
         while (made := len(text) - prompt_length) < max_new_tokens:
             if len(text) - start > config.n_ctx:
                 if overflow == "stop":
-                    limit = f"stopped at the context limit of {config.n_ctx} tokens"
-                    warnings.warn(f"{limit}: {made} of {max_new_tokens} new tokens are made", stacklevel=2)
+                    warn_of_limit(config, made, max_new_tokens)
                     return "context"
                 start = len(text) - kept_at_overflow(config)
                 cache.truncate(0)
@@ -214,4 +278,13 @@ def generate(
             cache.truncate(len(text) - start - 1)  # a wrong guess and what followed it
         return "length"
 
-    return steps()
+    def best_of_beams() -> Generator[int, None, str]:
+        from numgpt.decoding.beam import in_batches, search  # which import this module
+
+        found = search(text, params, config, rules, in_batches(forward))[0]
+        if found.finish_reason == "context":
+            warn_of_limit(config, len(found.ids), max_new_tokens)
+        yield from found.ids
+        return found.finish_reason
+
+    return steps() if num_beams == 1 else best_of_beams()

@@ -362,11 +362,15 @@ def edit(
         logits = bad_words(logits, ids, options.bad_words, stop_ids)
     if options.min_new_tokens:
         logits = min_new_tokens(logits, ids, options.min_new_tokens, prompt_length, stop_ids)
+    return logits
+
+
+def check_not_all_banned(logits: np.ndarray, ids: Text, options: Sampling) -> None:
+    """Raise OptionError where the controls have banned every token: all logits [V] are -inf."""
     bans = [name for name in ("no_repeat_ngram_size", "bad_words", "min_new_tokens") if getattr(options, name)]
     if bans and logits.max() == -math.inf:
         left = f"no token is left at position {len(ids)}: all {len(logits)} are banned"
         raise OptionError(f"{left}; loosen {' or '.join(bans)}")
-    return logits
 
 
 def narrow(logits: np.ndarray, options: Sampling) -> np.ndarray:
@@ -399,6 +403,7 @@ def process(
     Raises OptionError where the controls ban every token.
     """
     logits = edit(logits, ids, options, prompt_length, stop_ids)
+    check_not_all_banned(logits, ids, options)
     return logits if options.temperature == 0 else narrow(logits, options)
 
 
@@ -450,6 +455,7 @@ def sample(
         )
     if options.looks_back:
         logits = edit(logits.astype(np.float64), ids, options, prompt_length, stop_ids)
+        check_not_all_banned(logits, ids, options)
     if options.temperature == 0:
         return int(logits.argmax())
     kept: np.ndarray | None = None  # the ids that are left, where not all of them are

@@ -13,6 +13,7 @@ from checkpoints import SIZES, TOKENS, hub_tensors, write_checkpoint, write_toke
 
 import numgpt
 from numgpt import cli
+from numgpt.decoding.beam import beam_search
 
 STORY = ["generate", "Once upon a time", "--seed", "1", "-n", "20"]
 
@@ -440,6 +441,20 @@ def test_the_controls_are_those_of_python(capsys):
     assert json.loads(out)["ids"] == list(steps)
 
 
+def test_beams_make_the_likeliest_texts_and_draw_nothing(capsys):
+    options = ("--num-beams", "3", "--length-penalty", "2", "--early-stopping", "true", "--stop", " man")
+    _, out, err = call(capsys, "generate", "The king", "-n", "9", "--json", "--num-return-sequences", "2", *options)
+    assert "seed" not in err
+    m = numgpt.load("storyteller")
+    found = beam_search(
+        m.tokenizer.encode("The king"), m.params, m.config, max_new_tokens=9, num_beams=3, length_penalty=2.0,
+        early_stopping=True, num_return_sequences=2, stop_strings=[" man"], tokenizer=m.tokenizer,
+    )  # fmt: skip
+    assert [json.loads(line)["ids"] for line in out.splitlines()] == [h.ids for h in found]
+    _, out, _ = call(capsys, "generate", "The king", "-n", "9", *options)
+    assert out == "The king" + m.tokenizer.decode(found[0].ids) + "\n"
+
+
 def test_past_the_context_limit_a_text_can_slide_and_its_cost_is_said(capsys, tmp_path):
     code, out, err = call(
         capsys, "generate", "abc", "-m", tiny(tmp_path), "-n", "30", "--json", "--seed", "1", "--overflow", "slide"
@@ -457,6 +472,11 @@ def test_past_the_context_limit_a_text_can_slide_and_its_cost_is_said(capsys, tm
         (("--logit-bias", "=1"), "a key of logit_bias is (), expected one or more ids"),
         (("--bad-words", ""), "bad_words[0] is [], expected one or more ids"),
         (("--num-return-sequences", "0"), "num_return_sequences is 0, expected an integer of 1 or more"),
+        (("--num-beams", "2", "--temperature", "0.7"), "temperature is 0.7, but beam search draws no token"),
+        (("--num-beams", "2", "--top-k", "40"), "top_k is 40, but beam search draws no token"),
+        (("--num-beams", "2", "--early-stopping", "maybe"), "early_stopping is 'maybe', expected False, True or"),
+        (("--num-beams", "2", "--num-return-sequences", "3"), "num_return_sequences is 3, expected at most num_beams"),
+        (("--length-penalty", "2"), "length_penalty is for beam search: give num_beams, 2 or more, too"),
         (("--min-new-tokens", "-1"), "min_new_tokens is -1, expected an integer of 0 or more"),
     ],
 )

@@ -12,9 +12,9 @@ import numpy as np
 from numgpt import fast
 from numgpt.cache import KVCache
 from numgpt.config import Config
+from numgpt.decoding.beam import check_sequences, search
 from numgpt.generation import Rules, check_count, check_prompt, check_rules, choose, ends_at, kept_at_overflow
 from numgpt.model import Ids, Params
-from numgpt.tokenizer import Tokenizer
 
 PREFILL = 1024  # tokens of prompts in one pass: bounds its memory
 
@@ -65,16 +65,10 @@ def complete_batch(
     params: Params,
     config: Config,
     *,
-    max_new_tokens: int,
-    seed: int | None = None,
-    stop_ids: Sequence[int] = (),
-    stop_strings: Sequence[str] = (),
-    tokenizer: Tokenizer | None = None,
-    overflow: str = "stop",
     num_return_sequences: int = 1,
     batch_size: int = 8,
     forward_batch: Callable[..., list[np.ndarray]] = fast.forward_batch,
-    **controls: Any,
+    **options: Any,
 ) -> Iterator[Completion]:
     """`generate_batch`, one completion after the other, each as soon as it is done: the shortest first.
 
@@ -82,13 +76,20 @@ def complete_batch(
                           i n, ..., i n + n - 1
     batch_size            how many texts run at once. Each has a cache of its own, as large as the context. A text that
                           is done makes room for the next
-    controls              those of `sampling.Sampling`
-    The other options are those of `generate`.
+    options               those of `generate`, max_new_tokens first. With num_beams above 1, the texts of a prompt are
+                          the best that beam search finds, the best first, and one prompt is done after the other
     """
-    rules = check_rules(config, max_new_tokens, seed, stop_ids, stop_strings, tokenizer, overflow, controls)
+    rules = check_rules(config, **options)
     check_count("num_return_sequences", num_return_sequences, least=1)
     check_count("batch_size", batch_size, least=1)
-    texts = [check_prompt(ids, config, overflow, name=f"prompt {i}") for i, ids in enumerate(prompts)]
+    texts = [check_prompt(ids, config, rules.overflow, name=f"prompt {i}") for i, ids in enumerate(prompts)]
+    if rules.num_beams > 1:
+        check_sequences(num_return_sequences, rules.num_beams)
+        return (
+            Completion(i * num_return_sequences + rank, found.ids, found.finish_reason)
+            for i, text in enumerate(texts)
+            for rank, found in enumerate(search(text, params, config, rules, forward_batch)[:num_return_sequences])
+        )
     texts = [text.copy() for text in texts for _ in range(num_return_sequences)]
     return _run(texts, params, config, rules, batch_size, forward_batch)
 
