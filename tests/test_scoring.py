@@ -122,7 +122,7 @@ def test_the_recipe_weighs_each_window_by_one_token_less_than_it_has_new():
 
 
 @given(texts(), st.integers(2, 16))
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_without_overlap_the_recipe_and_the_exact_count_agree(ids, context):
     found = score(MODEL, ids, context=context, stride=context)
     assert found.perplexity_by_recipe == pytest.approx(found.perplexity, rel=1e-12)
@@ -152,7 +152,7 @@ def brute_force(ids, begin, t):
 
 
 @given(texts(1), st.integers(2, 16), st.data())
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_each_token_is_scored_by_the_first_window_that_has_it(ids, context, data):
     stride = data.draw(st.integers(1, context))
     bos = len(ids) == 1 or data.draw(st.booleans())
@@ -169,7 +169,7 @@ def test_each_token_is_scored_by_the_first_window_that_has_it(ids, context, data
 
 
 @given(texts(), st.integers(2, 16))
-@settings(max_examples=30)
+@settings(max_examples=12)
 def test_a_stride_of_the_context_scores_independent_windows(ids, context):
     found = score(MODEL, ids, context=context, stride=context).log_probs
     parts = [ids[i : i + context] for i in range(0, len(ids), context)]
@@ -178,7 +178,7 @@ def test_a_stride_of_the_context_scores_independent_windows(ids, context):
 
 
 @given(texts(), st.integers(2, 16))
-@settings(max_examples=30)
+@settings(max_examples=12)
 def test_a_stride_of_1_gives_each_token_the_fullest_context(ids, context):
     found = score(MODEL, ids, context=context, stride=1).log_probs
     for t in range(1, len(ids)):
