@@ -34,36 +34,37 @@ def embed(ids: np.ndarray, wte: np.ndarray, wpe: np.ndarray, past: int = 0) -> n
 
         x_t = wte[id_t] + wpe[past + t]
 
-    ids  [T] int
+    ids  [..., T] int
     wte  [V, C]      one learned vector a token
     wpe  [n_ctx, C]  one learned vector a position
     past             how many positions came before
-    Returns [T, C], dtype of wte.
+    Returns [..., T, C], dtype of wte.
     Notes: both tables are learned together with the rest of the model; there are no sinusoids and no Word2Vec.
 
     >>> embed(np.array([2, 0]), wte=np.eye(3), wpe=np.full((4, 3), 0.5))
     array([[0.5, 0.5, 1.5],
            [1.5, 0.5, 0.5]])
     """
-    return wte[ids] + wpe[past : past + len(ids)]
+    return wte[ids] + wpe[past : past + ids.shape[-1]]
 
 
 def split_heads(x: np.ndarray, n_head: int) -> np.ndarray:
-    """[T, C] -> [H, T, D]: head h gets the features from h D to (h + 1) D.
+    """[..., T, C] -> [..., H, T, D]: head h gets the features from h D to (h + 1) D.
 
     >>> split_heads(np.arange(8).reshape(2, 4), n_head=2).tolist()
     [[[0, 1], [4, 5]], [[2, 3], [6, 7]]]
     """
-    return x.reshape(len(x), n_head, -1).swapaxes(0, 1)
+    return x.reshape(*x.shape[:-1], n_head, -1).swapaxes(-2, -3)
 
 
 def merge_heads(x: np.ndarray) -> np.ndarray:
-    """[H, T, D] -> [T, C]: the inverse of split_heads.
+    """[..., H, T, D] -> [..., T, C]: the inverse of split_heads.
 
     >>> merge_heads(split_heads(np.arange(8).reshape(2, 4), n_head=2)).tolist()
     [[0, 1, 2, 3], [4, 5, 6, 7]]
     """
-    return x.swapaxes(0, 1).reshape(x.shape[1], -1)
+    x = x.swapaxes(-2, -3)  # [..., T, H, D]
+    return x.reshape(*x.shape[:-2], -1)
 
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, record: Record = identity) -> np.ndarray:
@@ -254,6 +255,28 @@ def check_room(T: int, params: Params, config: Config, cache: KVCache | None) ->
     return past
 
 
+def compute_logits(
+    ids: np.ndarray,
+    params: Params,
+    config: Config,
+    past: int = 0,
+    cache: KVCache | None = None,
+    logits_to_keep: int = 0,
+    record: Record = identity,
+) -> np.ndarray:
+    """All that `forward` computes, once its arguments are checked; and of many texts side by side, for training.
+
+    ids   [..., T] int, an array; with a cache [T]
+    past  how many positions came before
+    Returns logits [..., T, V], or [..., logits_to_keep, V].
+    """
+    x = record("embed", embed(ids, params["wte"], params["wpe"], past))  # [..., T, C]
+    for layer, p in enumerate(params["h"]):
+        x = block(x, p, config, layer, cache, record_in(layer, record))
+    x = record("ln_f", layer_norm(x, **params["ln_f"], eps=config.layer_norm_epsilon))
+    return record("logits", x[..., -logits_to_keep:, :] @ output_head(params).T)  # [..., T or logits_to_keep, V]
+
+
 def forward(
     ids: Ids,
     params: Params,
@@ -288,12 +311,7 @@ def forward(
     ids = check_ids(ids, config)
     past = check_room(len(ids), params, config, cache)
     check_logits_to_keep(logits_to_keep)
-
-    x = record("embed", embed(ids, params["wte"], params["wpe"], past))  # [T, C]
-    for layer, p in enumerate(params["h"]):
-        x = block(x, p, config, layer, cache, record_in(layer, record))
-    x = record("ln_f", layer_norm(x, **params["ln_f"], eps=config.layer_norm_epsilon))
-    logits = record("logits", x[-logits_to_keep:] @ output_head(params).T)  # [T or logits_to_keep, V]
+    logits = compute_logits(ids, params, config, past, cache, logits_to_keep, record)
     if cache is not None:
         cache.advance(len(ids))
     return logits
