@@ -4,7 +4,8 @@
 
 The order is that of the forward pass; read it upwards to follow a gradient. NAME_backward takes d_y, the gradient of
 what NAME returned, and what it needs of NAME's arguments and intermediates, and returns the gradients of the arguments.
-The intermediates come from a trace: the tensors that `record` saw in `model.forward`, by name.
+The intermediates come from a trace: the tensors that `record` saw in `model.forward`, by name. On the way back the
+gradient of each of them passes through a `record` too.
 
 Source: Rumelhart et al. 1986, "Learning representations by back-propagating errors". The equations are derived by hand.
 """
@@ -17,7 +18,18 @@ import numpy as np
 
 from numgpt.config import Config
 from numgpt.errors import ContextError, OptionError, TokenError
-from numgpt.model import Params, attention_scale, check_ids, compute_logits, merge_heads, output_head, split_heads
+from numgpt.model import (
+    Params,
+    Record,
+    attention_scale,
+    check_ids,
+    compute_logits,
+    identity,
+    merge_heads,
+    output_head,
+    record_in,
+    split_heads,
+)
 from numgpt.ops import erf, silu, softmax
 from numgpt.params import leaves, map_leaves
 
@@ -195,16 +207,23 @@ def embed_backward(d_x: np.ndarray, ids: np.ndarray, n_vocab: int, n_ctx: int) -
 
 
 def attend_backward(
-    d_z: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarray, weights: np.ndarray, scale: float
+    d_z: np.ndarray,
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    weights: np.ndarray,
+    scale: float,
+    record: Record = identity,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Back through `model.attend`.
 
-        d_v       = weights^T d_z
-        d_scores  = softmax_backward(d_z v^T, weights)
+        d_weights = d_z v^T,              d_v = weights^T d_z
+        d_scores  = softmax_backward(d_weights, weights)
         d_q       = d_scores k * scale,   d_k = d_scores^T q * scale
 
     d_z, q, k, v [..., H, T, D],  weights [..., H, T, T]: what it recorded as attn.weights
     Returns d_q, d_k, d_v [..., H, T, D].
+    Records the gradients of attn.weights and attn.scores.
 
     >>> q = k = v = np.array([[[1.0, 0.0], [0.0, 1.0]]])
     >>> weights = np.array([[[1.0, 0.0], [0.25, 0.75]]])
@@ -216,12 +235,19 @@ def attend_backward(
     (array([-0.1875,  0.1875]), array([-0.1875,  0.1875]))
     """
     d_v = weights.swapaxes(-1, -2) @ d_z
-    d_scores = softmax_backward(d_z @ v.swapaxes(-1, -2), weights)
+    d_weights = record("attn.weights", d_z @ v.swapaxes(-1, -2))
+    d_scores = record("attn.scores", softmax_backward(d_weights, weights))
     return d_scores @ k * scale, d_scores.swapaxes(-1, -2) @ q * scale, d_v
 
 
 def attention_backward(
-    d_y: np.ndarray, x: np.ndarray, trace: Trace, p: Params, config: Config, layer: int = 0
+    d_y: np.ndarray,
+    x: np.ndarray,
+    trace: Trace,
+    p: Params,
+    config: Config,
+    layer: int = 0,
+    record: Record = identity,
 ) -> tuple[np.ndarray, Gradients]:
     """Back through `model.attention`: the output projection, the heads, the projection to q, k and v.
 
@@ -229,18 +255,22 @@ def attention_backward(
     trace   of this layer, names without the layer's
     p       c_attn and c_proj
     Returns d_x [..., T, C] and the gradients of p.
+    Records the gradients of attn.z, attn.v, attn.k and attn.q, and what attend_backward records.
     """
     q, k, v, weights, z = (trace[f"attn.{name}"] for name in ("q", "k", "v", "weights", "z"))
     d_merged, d_c_proj = linear_backward(d_y, merge_heads(z), p["c_proj"]["w"])
-    d_z = split_heads(d_merged, config.n_head)
-    d_heads = attend_backward(d_z, q, k, v, weights, attention_scale(config, layer))
-    d_qkv = np.concatenate([merge_heads(d) for d in d_heads], axis=-1)  # [..., T, 3C]
+    d_z = record("attn.z", split_heads(d_merged, config.n_head))
+    d_q, d_k, d_v = attend_backward(d_z, q, k, v, weights, attention_scale(config, layer), record)
+    d_v = record("attn.v", d_v)
+    d_k = record("attn.k", d_k)
+    d_q = record("attn.q", d_q)
+    d_qkv = np.concatenate([merge_heads(d) for d in (d_q, d_k, d_v)], axis=-1)  # [..., T, 3C]
     d_x, d_c_attn = linear_backward(d_qkv, x, p["c_attn"]["w"])
     return d_x, {"c_attn": d_c_attn, "c_proj": d_c_proj}
 
 
 def mlp_backward(
-    d_y: np.ndarray, x: np.ndarray, trace: Trace, p: Params, config: Config
+    d_y: np.ndarray, x: np.ndarray, trace: Trace, p: Params, config: Config, record: Record = identity
 ) -> tuple[np.ndarray, Gradients]:
     """Back through `model.mlp`: narrow, bend, widen.
 
@@ -248,15 +278,23 @@ def mlp_backward(
     trace   of this layer, names without the layer's
     p       c_fc and c_proj
     Returns d_x [..., T, C] and the gradients of p.
+    Records the gradients of mlp.post and mlp.pre.
     """
     d_post, d_c_proj = linear_backward(d_y, trace["mlp.post"], p["c_proj"]["w"])
-    d_pre = ACTIVATIONS_BACKWARD[config.activation_function](d_post, trace["mlp.pre"])
+    d_post = record("mlp.post", d_post)
+    d_pre = record("mlp.pre", ACTIVATIONS_BACKWARD[config.activation_function](d_post, trace["mlp.pre"]))
     d_x, d_c_fc = linear_backward(d_pre, x, p["c_fc"]["w"])
     return d_x, {"c_fc": d_c_fc, "c_proj": d_c_proj}
 
 
 def block_backward(
-    d_y: np.ndarray, x: np.ndarray, trace: Trace, p: Params, config: Config, layer: int = 0
+    d_y: np.ndarray,
+    x: np.ndarray,
+    trace: Trace,
+    p: Params,
+    config: Config,
+    layer: int = 0,
+    record: Record = identity,
 ) -> tuple[np.ndarray, Gradients]:
     """Back through `model.block`. The residual stream hands a gradient on as it is; each sub-block adds its own.
 
@@ -267,12 +305,18 @@ def block_backward(
     trace   of this layer, names without the layer's
     p       ln_1, attn, ln_2 and mlp
     Returns d_x [..., T, C] and the gradients of p.
+    Records the gradients of all that block records, the last first.
     """
     eps = config.layer_norm_epsilon
-    d_normed, d_mlp = mlp_backward(d_y, trace["ln_2"], trace, p["mlp"], config)
+    d_y = record("resid_post", d_y)
+    d_mlp_out = record("mlp_out", d_y)
+    d_normed, d_mlp = mlp_backward(d_mlp_out, trace["ln_2"], trace, p["mlp"], config, record)
+    d_normed = record("ln_2", d_normed)
     d_branch, d_ln_2 = layer_norm_backward(d_normed, trace["resid_mid"], p["ln_2"]["g"], eps)
-    d_mid = d_y + d_branch
-    d_normed, d_attn = attention_backward(d_mid, trace["ln_1"], trace, p["attn"], config, layer)
+    d_mid = record("resid_mid", d_y + d_branch)
+    d_attn_out = record("attn_out", d_mid)
+    d_normed, d_attn = attention_backward(d_attn_out, trace["ln_1"], trace, p["attn"], config, layer, record)
+    d_normed = record("ln_1", d_normed)
     d_branch, d_ln_1 = layer_norm_backward(d_normed, x, p["ln_1"]["g"], eps)
     return d_mid + d_branch, {"ln_1": d_ln_1, "attn": d_attn, "ln_2": d_ln_2, "mlp": d_mlp}
 
@@ -329,25 +373,42 @@ def layer_trace(trace: Trace, layer: int) -> Trace:
     return {name.removeprefix(start): x for name, x in trace.items() if name.startswith(start)}
 
 
-def backward(ids: np.ndarray, d_logits: np.ndarray, trace: Trace, params: Params, config: Config) -> Gradients:
+def backward(
+    ids: np.ndarray, d_logits: np.ndarray, trace: Trace, params: Params, config: Config, record: Record = identity
+) -> Gradients:
     """Back through `model.forward`, from the gradient of the logits to that of every parameter.
 
     ids       [..., T] int
     d_logits  [..., T, V]
     trace     all that the forward pass of ids recorded
+    record    sees (and may replace) the gradient of every intermediate: its name is d_ and that of the intermediate
     Returns a tree like params. The token embedding, used at both ends, gets the sum of two gradients, unless the
     model has an output head of its own.
     """
-    head = output_head(params)
-    d_head = rows(d_logits).T @ rows(trace["ln_f"])
+
+    def record_gradient(name: str, x: np.ndarray) -> np.ndarray:
+        return record(f"d_{name}", x)
+
     inputs = [trace["embed"], *(trace[f"h.{layer}.resid_post"] for layer in range(config.n_layer))]  # of each layer
-    d_x, d_ln_f = layer_norm_backward(d_logits @ head, inputs[-1], params["ln_f"]["g"], config.layer_norm_epsilon)
-    d_h = []
+    d_logits = record_gradient("logits", d_logits)
+    d_head = rows(d_logits).T @ rows(trace["ln_f"])
+    d_normed = record_gradient("ln_f", d_logits @ output_head(params))
+    d_x, d_ln_f = layer_norm_backward(d_normed, inputs[-1], params["ln_f"]["g"], config.layer_norm_epsilon)
+    d_h: list[Gradients] = []
     for layer in reversed(range(config.n_layer)):
-        d_x, d_p = block_backward(d_x, inputs[layer], layer_trace(trace, layer), params["h"][layer], config, layer)
-        d_h.append(d_p)
-    d_wte, d_wpe = embed_backward(d_x, ids, *params["wte"].shape[:1], *params["wpe"].shape[:1])
-    grads = {"wte": d_wte, "wpe": d_wpe, "h": d_h[::-1], "ln_f": d_ln_f}
+        d_x, d_p = block_backward(
+            d_x,
+            inputs[layer],
+            layer_trace(trace, layer),
+            params["h"][layer],
+            config,
+            layer,
+            record_in(layer, record_gradient),
+        )
+        d_h.insert(0, d_p)
+    d_x = record_gradient("embed", d_x)
+    d_wte, d_wpe = embed_backward(d_x, ids, config.n_vocab, config.n_ctx)
+    grads = {"wte": d_wte, "wpe": d_wpe, "h": d_h, "ln_f": d_ln_f}
     if "lm_head" in params:
         return {**grads, "lm_head": d_head}
     return {**grads, "wte": d_wte + d_head}
@@ -388,7 +449,9 @@ def loss(ids: Any, targets: Any, params: Params, config: Config) -> float:
     return cross_entropy(compute_logits(ids, params, config), targets)
 
 
-def loss_and_grads(ids: Any, targets: Any, params: Params, config: Config) -> tuple[float, Gradients]:
+def loss_and_grads(
+    ids: Any, targets: Any, params: Params, config: Config, record: Record = identity
+) -> tuple[float, Gradients]:
     """The mean cross-entropy of the targets and its gradient with respect to every parameter.
 
         loss = mean of -log softmax(forward(ids))_target,   grads = d loss / d params
@@ -396,6 +459,7 @@ def loss_and_grads(ids: Any, targets: Any, params: Params, config: Config) -> tu
     ids      [..., T] int: one text, or several of one length side by side
     targets  [..., T] int: what follows each id; -1 for a position that does not count
     params   the parameter tree, float32 or float64
+    record   sees (and may replace) every intermediate, then the gradient of each, "d_logits" first
     Returns the loss and a tree like params, of their dtype.
     Raises TokenError for ids or targets outside the vocabulary, ContextError for more than n_ctx positions,
     OptionError where no target counts.
@@ -410,9 +474,9 @@ def loss_and_grads(ids: Any, targets: Any, params: Params, config: Config) -> tu
     """
     ids, targets = check_batch(ids, targets, config)
     trace: Trace = {}
-    logits = compute_logits(ids, params, config, record=lambda name, x: trace.setdefault(name, x))
+    logits = compute_logits(ids, params, config, record=lambda name, x: trace.setdefault(name, record(name, x)))
     d_logits = cross_entropy_backward(logits, targets)
-    return cross_entropy(logits, targets), backward(ids, d_logits, trace, params, config)
+    return cross_entropy(logits, targets), backward(ids, d_logits, trace, params, config, record)
 
 
 def check_gradient(

@@ -1,4 +1,5 @@
-"""forward agrees with Hugging Face transformers in every named intermediate. No torch is needed: the values are stored.
+"""forward and its gradient agree with Hugging Face transformers in every named tensor. No torch is needed: the values
+are stored.
 
 tests/reference/ holds the dumps, the script that made them and a README with the table of names and shapes.
 
@@ -17,9 +18,11 @@ import numpy as np
 import pytest
 
 import numgpt
+from numgpt.backward import loss_and_grads
 from numgpt.checkpoint import LazyTensor
 from numgpt.checkpoint.names import match_params, read_params
 from numgpt.config import config_from_json
+from numgpt.params import leaves
 
 FOLDER = pathlib.Path(__file__).parent / "reference"
 DUMPS = sorted(path.stem.removeprefix("model_") for path in FOLDER.glob("model_*.npz"))
@@ -71,13 +74,18 @@ def read(name):
     return dump, json.loads(str(dump["config"]))
 
 
+def tree(dump, config, dtype, prefix="params/"):
+    """Return the parameters of a dump, or what is stored like them, as a tree, and the configuration."""
+    settings = config_from_json(config)
+    stored = {key.removeprefix(prefix): x for key, x in dump.items() if key.startswith(prefix)}
+    tensors = {key: LazyTensor("F32" if x.dtype == np.float32 else "F64", x.shape, x.copy) for key, x in stored.items()}
+    given, settings = match_params(tensors, settings, source="the dump")
+    return read_params(given, settings, dtype), settings
+
+
 def run(dump, config, dtype, change=lambda name, x: x):
     """Run numgpt on a dump's ids and parameters and return everything that forward records, in order."""
-    settings = config_from_json(config)
-    stored = {key.removeprefix("params/"): x for key, x in dump.items() if key.startswith("params/")}
-    tensors = {key: LazyTensor("F32", x.shape, x.copy) for key, x in stored.items()}
-    given, settings = match_params(tensors, settings, source="the dump")
-    params = read_params(given, settings, dtype)
+    params, settings = tree(dump, config, dtype)
     seen = {}
 
     def record(name, x):
@@ -155,6 +163,24 @@ def test_a_small_error_is_found_where_it_is_made(dtype, amount):
         message = first_difference(dump, run(dump, config, dtype, change), dtype)
         assert message, f"an error of {amount} in {name} was not seen"
         assert message.startswith(f"{name} [")
+
+
+@pytest.mark.parametrize("name", DUMPS)
+def test_the_loss_and_every_gradient_equal_those_of_pytorch(name):
+    dump, config = read(name)
+    params, settings = tree(dump, config, "float64")
+    seen = {}
+    loss, grads = loss_and_grads(dump["ids"], dump["targets"], params, settings, lambda key, x: seen.setdefault(key, x))
+    assert abs(loss - dump["loss"]) <= FLOAT64 * dump["loss"]
+    ours = {key: x for key, x in seen.items() if key.startswith("d_")}
+    assert sorted(ours) == sorted(f"d_{key}" for key in expected_shapes(config, len(dump["ids"])))
+    expected, _ = tree(dump, config, "float64", "d_params/")
+    ours |= {f"gradient of {path}": x for path, x in leaves(grads)}
+    theirs = dump | {f"gradient of {path}": x for path, x in leaves(expected)}
+    assert len(ours) == len(seen) // 2 + len(list(leaves(params)))
+    for key, x in ours.items():
+        gap, limit = difference(x, theirs[key]), FLOAT64 * max(1.0, largest(theirs[key]))
+        assert gap <= limit, f"{key}: max |difference| {gap:.3g}, allowed {limit:.3g}"
 
 
 def test_dumps_and_readme_list_the_same_models():

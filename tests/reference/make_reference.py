@@ -1,4 +1,4 @@
-"""Make the dumps of this folder: every named intermediate of GPT-2, computed by Hugging Face transformers.
+"""Make the dumps of this folder: every named intermediate of GPT-2, and every gradient, as transformers computes them.
 
     python tests/reference/make_reference.py              # write model_<name>.npz for each model below
     python tests/reference/make_reference.py --check      # recompute, compare with the files, write nothing
@@ -6,8 +6,9 @@
 Needs torch and transformers (the extra `peers`). README.md in this folder tables what a dump holds.
 
 Nothing is computed twice, by formulas of our own: all values are what the modules of transformers see and return
-(hooks), and what its eager attention function hands to softmax. Only two things are added by us. Masked scores are
-stored as -inf, where transformers adds the lowest finite number. Tensors lose their batch axis of 1.
+(hooks), what its eager attention function hands to softmax, and the gradients that autograd computes. Only two things
+are added by us. Masked scores are stored as -inf, where transformers adds the lowest finite number. Tensors lose their
+batch axis of 1.
 
 The weights are not those of a fresh model (normal, 0.02, biases 0): with these, attention is almost uniform, GELU
 almost linear, gains and biases do nothing, and half of all bugs stay hidden. See `spread` and `check_not_degenerate`.
@@ -114,14 +115,23 @@ def spread(model: torch.nn.Module, draw: np.random.Generator) -> None:
         p.data = torch.from_numpy(values.astype(np.float32))
 
 
-def collect(model: torch.nn.Module, ids: torch.Tensor) -> dict[str, np.ndarray]:
-    """Run `model` on `ids` [T] and return all named intermediates, in the order in which they come to be."""
-    seen: dict[str, torch.Tensor] = {}
+def collect(
+    model: torch.nn.Module, ids: torch.Tensor, targets: torch.Tensor
+) -> tuple[dict[str, np.ndarray], float, dict[str, np.ndarray]]:
+    """Run `model` on `ids` [T], forwards and backwards.
 
-    def keep(name: str, x: torch.Tensor) -> None:
+    Returns all named intermediates, in the order in which they come to be, the loss, and the gradients: of the
+    intermediates (d_NAME), in the same order, and of the parameters (d_params/NAME, in the Hub's names).
+    """
+    seen: dict[str, torch.Tensor] = {}
+    alive: dict[str, torch.Tensor] = {}  # the same in the graph of autograd
+
+    def keep(name: str, x: torch.Tensor, in_graph: torch.Tensor | None = None) -> None:
         assert name not in seen, f"{name} was computed twice"
         assert x.shape[0] == 1, f"{name}: a batch of {x.shape[0]}"
         seen[name] = x.detach()[0].clone()
+        alive[name] = x if in_graph is None else in_graph
+        alive[name].retain_grad()
 
     def output(name: str):
         return lambda module, args, out: keep(name, out[0] if isinstance(out, tuple) else out)
@@ -159,22 +169,25 @@ def collect(model: torch.nn.Module, ids: torch.Tensor) -> dict[str, np.ndarray]:
             added = torch.zeros(1, 1, T, T, dtype=scores.dtype) if mask is None else mask
             assert ((added != 0) == banned).all(), "transformers masks something else than the future"
             assert (added[..., banned] <= torch.finfo(scores.dtype).min).all()
-            keep(at + "scores", scores.masked_fill(banned, -math.inf))
+            keep(at + "scores", scores.masked_fill(banned, -math.inf), in_graph=scores)
             return softmax(scores, dim=dim)
 
         with mock.patch.object(torch.nn.functional, "softmax", softmax_seen):
             z, weights = eager(module, query, key, value, mask, **options)
         assert torch.equal(weights, softmax(seen[at + "scores"][None], dim=-1)), "-inf changes the weights"
         keep(at + "weights", weights)
-        keep(at + "z", z.transpose(1, 2))
-        return z, weights
+        z = z.transpose(1, 2)  # [1, H, T, D]
+        keep(at + "z", z)
+        return z.transpose(1, 2), weights
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(modeling_gpt2, "eager_attention_forward", attention))
-        stack.enter_context(torch.inference_mode())
         for hook in hooks:
             stack.callback(hook.remove)
-        model(ids[None], use_cache=False)
+        logits = model(ids[None], use_cache=False).logits
+    model.zero_grad()
+    loss = torch.nn.functional.cross_entropy(logits[0], targets, ignore_index=-1)
+    loss.backward()
 
     names = ["embed"]
     for i in range(model.config.n_layer):
@@ -187,7 +200,13 @@ def collect(model: torch.nn.Module, ids: torch.Tensor) -> dict[str, np.ndarray]:
         ]
     names += ["ln_f", "logits"]
     assert sorted(names) == sorted(seen), f"not seen, or not asked for: {set(names) ^ set(seen)}"
-    return {name: seen[name].contiguous().numpy() for name in names}
+    gradients = {f"d_{name}": alive[name].grad[0] for name in names}
+    gradients |= {f"d_params/{name}": p.grad for name, p in model.named_parameters()}
+    return (
+        {name: seen[name].contiguous().numpy() for name in names},
+        loss.item(),
+        {name: x.clone().contiguous().numpy() for name, x in gradients.items()},
+    )
 
 
 def check_not_degenerate(name: str, settings: dict, tensors: dict[str, np.ndarray]) -> None:
@@ -239,11 +258,17 @@ def make(name: str) -> dict[str, np.ndarray]:
         "ids": ids.numpy(),
         **{f"params/{k}": v for k, v in state.items()},
     }
+    targets = np.append(
+        ids[1:], draw.integers(settings["vocab_size"])
+    )  # what follows each id; after the last, anything
+    if n_ids > 2:
+        targets[1] = -1  # does not count
     for dtype in ("float32", "float64"):
-        tensors = collect(model.to(getattr(torch, dtype)), ids)
-        assert all(x.dtype == dtype for x in tensors.values())
+        tensors, loss, gradients = collect(model.to(getattr(torch, dtype)), ids, torch.from_numpy(targets))
+        assert all(x.dtype == dtype for x in (*tensors.values(), *gradients.values()))
         check_not_degenerate(name, settings, tensors)
         arrays |= {f"{dtype}/{k}": v for k, v in tensors.items()}
+    arrays |= {"targets": targets, "loss": np.array(loss), **gradients}  # in float64
     return arrays
 
 
