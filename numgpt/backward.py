@@ -327,16 +327,16 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> float:
         loss = mean of log(sum_j exp(logits_j)) - logits_target   over the targets that are not -1
 
     logits [..., T, V],  targets [..., T] int
-    Returns a float.
+    Returns a float, computed in float64.
     Source: Radford et al. 2018, equation 1, with the mean for the sum.
 
     >>> round(cross_entropy(np.log([[0.25, 0.75], [0.5, 0.5]]), np.array([0, -1])), 6)  # log 4
     1.386294
     """
-    x, targets = rows(logits)[counted(targets)], targets[targets != UNCOUNTED]
-    largest = x.max(axis=-1, keepdims=True)
-    log_sum = np.log(np.exp(x - largest).sum(axis=-1, dtype=np.float64)) + largest[:, 0]
-    return float((log_sum - x[np.arange(len(x)), targets]).mean())
+    x = rows(logits)[counted(targets)].astype(np.float64)
+    x -= x.max(axis=-1, keepdims=True)
+    at_target = x[np.arange(len(x)), targets[targets != UNCOUNTED]]
+    return float((np.log(np.exp(x).sum(axis=-1)) - at_target).mean())
 
 
 def counted(targets: np.ndarray) -> np.ndarray:
@@ -424,16 +424,21 @@ def check_batch(ids: Any, targets: Any, config: Config) -> tuple[np.ndarray, np.
         ids, targets = np.asarray(ids), np.asarray(targets)
     except ValueError:  # lists of different lengths
         raise TokenError("ids and targets: expected rows of one length each") from None
-    if ids.ndim < 1 or ids.shape != targets.shape:
-        raise TokenError(f"ids {ids.shape} and targets {targets.shape}: expected the same shape, [T] or [B, T]")
+    if ids.ndim < 1 or ids.shape != targets.shape or not ids.size:
+        raise TokenError(
+            f"ids {ids.shape} and targets {targets.shape}: expected the same shape, [T] or [B, T], not empty"
+        )
     if ids.dtype.kind not in "iu" or targets.dtype.kind not in "iu":
         raise TokenError(f"ids and targets: expected integers, got {ids.dtype} and {targets.dtype}")
     if ids.shape[-1] > config.n_ctx:
         raise ContextError(f"{ids.shape[-1]} tokens, but the context of this model is {config.n_ctx}: shorten the text")
-    check_ids(ids.ravel(), config)
     if (targets == UNCOUNTED).all():
         raise OptionError("targets: all are -1, so none counts; expected one or more of the ids that follow")
-    check_ids(np.where(targets == UNCOUNTED, 0, targets).ravel(), config)
+    check_ids(ids.ravel(), config)
+    try:
+        check_ids(np.where(targets == UNCOUNTED, 0, targets).ravel(), config)
+    except TokenError as error:
+        raise TokenError(f"targets: {error}; -1 for one that does not count") from None
     return ids, targets
 
 
