@@ -49,19 +49,47 @@ class Bar:
         print(line, end=end, file=self.stream, flush=True)
 
     def _line(self, now: float, done: int, total: int | None) -> str:
-        text = format_bytes(done)
+        text = self._amount(done)
         if total and done < total:
-            text = f"{done / total:.0%} of {format_bytes(total)}"
+            text = f"{done / total:.0%} of {self._amount(total)}"
         seconds = now - self.start
         if seconds > 0.1 and done > self.first:  # what an earlier process fetched is not of this rate
             rate = (done - self.first) / seconds
-            text += f", {format_bytes(rate)}/s"
+            text += f", {self._speed(rate, seconds)}"
             if total and done < total:
                 text += f", {format_time((total - done) / rate)} left"
         if not (self.terminal and total and done < total):
             return f"{self.name}: {text}"
         full = BAR * done // total
         return f"{self.name}: [{'#' * full}{'.' * (BAR - full)}] {text}"
+
+    def _amount(self, count: int) -> str:
+        return format_bytes(count)
+
+    def _speed(self, rate: float, seconds: float) -> str:
+        return f"{format_bytes(rate)}/s"
+
+
+class LineBar(Bar):
+    """The same for the lines of a job, and the tokens that they are made of: set `tokens` before each call.
+
+    >>> bar = LineBar(sys.stdout)
+    >>> bar("out.jsonl", 0, 1500)
+    >>> bar("out.jsonl", 1500, 1500)
+    out.jsonl: 1,500 lines
+    """
+
+    tokens = 0
+
+    def say(self, message: str) -> None:
+        """Print a line above the bar."""
+        self._write(message, end="\n")
+
+    def _amount(self, count: int) -> str:
+        return f"{count:,} lines"
+
+    def _speed(self, rate: float, seconds: float) -> str:
+        return f"{rate:.1f} lines/s, {self.tokens / seconds:.0f} tokens/s"
 
 
 def format_bytes(count: float) -> str:

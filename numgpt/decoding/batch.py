@@ -3,7 +3,7 @@
 Decoding one text, the time goes into reading the weights from memory. Eight texts read them once together.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +15,9 @@ from numgpt.config import Config
 from numgpt.decoding.beam import check_sequences, search
 from numgpt.generation import Rules, check_count, check_prompt, check_rules, choose, ends_at, kept_at_overflow
 from numgpt.model import Ids, Params
+from numgpt.params import map_leaves
 
+NEAR = 1e-3  # a lead in the logits that is far more than the rounding of float32 makes: some 1e-4 in GPT-2
 PREFILL = 1024  # tokens of prompts in one pass: bounds its memory
 
 
@@ -90,31 +92,72 @@ def complete_batch(
             for i, text in enumerate(texts)
             for rank, found in enumerate(search(text, params, config, rules, forward_batch)[:num_return_sequences])
         )
-    texts = [text.copy() for text in texts for _ in range(num_return_sequences)]
-    return _run(texts, params, config, rules, batch_size, forward_batch)
+    copies = (text.copy() for text in texts for _ in range(num_return_sequences))
+    return run(enumerate(copies), params, config, rules, batch_size, forward_batch)
 
 
-def _run(
-    texts: list[list[int]],
+def choose_one(logits: np.ndarray, r: Running, params: Params, config: Config, rules: Rules) -> int:
+    """Choose the id that follows a text, from the logits [V] of its last position."""
+    return choose(logits, r.text, r.prompt_length, config, rules, stream=r.number)
+
+
+def choose_surely(logits: np.ndarray, r: Running, params: Params, config: Config, rules: Rules) -> int:
+    """`choose_one`, and where another id comes so close that rounding may decide, the choice from logits in float64.
+
+    Rounding depends on the shapes of the matrices, so on what stands beside a text in its batch, and on the machine.
+    This choice does not, so that a text that is made once more, anywhere, is the same. It takes a second draw for each
+    token, and for one in a thousand or so a pass over its whole text.
+    """
+    i = choose_one(logits, r, params, config, rules)
+    if logits.dtype == np.float64:
+        return i
+    handicapped = logits.copy()
+    handicapped[i] -= NEAR
+    if choose_one(handicapped, r, params, config, rules) == i:
+        return i
+    return choose_one(exact_logits(r.text[r.start :], params, config), r, params, config, rules)
+
+
+def exact_logits(ids: list[int], params: Params, config: Config) -> np.ndarray:
+    """Return the logits [V] that follow ids, in float64, from parameters that are widened one layer at a time."""
+
+    def widen(tree: Any) -> Any:
+        return map_leaves(lambda _, x: x.astype(np.float64), tree)
+
+    others = {name: leaf for name, leaf in params.items() if name != "h"}
+    return fast.forward(ids, {**widen(others), "h": map(widen, params["h"])}, config, logits_to_keep=1)[0]
+
+
+def run(
+    texts: Iterable[tuple[int, list[int]]],
     params: Params,
     config: Config,
     rules: Rules,
-    batch_size: int,
-    forward_batch: Callable[..., list[np.ndarray]],
+    batch_size: int = 8,
+    forward_batch: Callable[..., list[np.ndarray]] = fast.forward_batch,
+    choose_next: Callable[..., int] = choose_one,
 ) -> Iterator[Completion]:
+    """`complete_batch` with options and prompts that are checked, without beams.
+
+    texts        pairs of a number, which is that of the stream too, and a prompt, which is appended to. The next one
+                 is asked for when there is room for it
+    choose_next  `choose_one`, or `choose_surely`
+    """
+    texts = iter(texts)
     if not rules.max_new_tokens:
-        yield from (Completion(number, [], "length") for number in range(len(texts)))
+        yield from (Completion(number, [], "length") for number, _ in texts)
         return
-    waiting = list(enumerate(texts))[::-1]
+    waiting = next(texts, None)
     running: list[Running] = []
     caches: list[KVCache] = []  # that no text uses
     while running or waiting:
         rows = len(running)
-        while waiting and len(running) < batch_size and (rows + len(waiting[-1][1]) <= PREFILL or not running):
-            number, text = waiting.pop()
+        while waiting and len(running) < batch_size and (rows + len(waiting[1]) <= PREFILL or not running):
+            number, text = waiting
             cache = caches.pop() if caches else KVCache(config, dtype=params["wte"].dtype)
             running.append(Running(number, len(text), text, cache))
             rows += len(text)
+            waiting = next(texts, None)
 
         for r in running:
             if len(r.text) - r.start > config.n_ctx:  # those that may not slide have ended before
@@ -124,7 +167,8 @@ def _run(
         logits = forward_batch(new, params, config, [r.cache for r in running], logits_to_keep=1)
         still_running = []
         for r, row in zip(running, logits, strict=True):
-            finish_reason = extend(r, row[-1], config, rules)
+            i = choose_next(row[-1], r, params, config, rules)
+            finish_reason = extend(r, i, config, rules)
             if finish_reason:
                 r.cache.truncate(0)
                 caches.append(r.cache)
@@ -134,9 +178,8 @@ def _run(
         running = still_running
 
 
-def extend(r: Running, logits: np.ndarray, config: Config, rules: Rules) -> str:
+def extend(r: Running, i: int, config: Config, rules: Rules) -> str:
     """Append the next id to a text. Return why it ends with that, "stop", "length" or "context"; "" if it goes on."""
-    i = choose(logits, r.text, r.prompt_length, config, rules, stream=r.number)
     if i in rules.stop_ids:
         return "stop"
     r.text.append(i)

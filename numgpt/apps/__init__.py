@@ -1,0 +1,1 @@
+"""What GPT-2 is used for: each a short function over `generate`."""
