@@ -1,80 +1,127 @@
-"""Loss and gradients against autograd, through the GPT-2 of Transformers: trained weights, and random ones."""
+"""The gradient of numgpt against autograd, through the GPT-2 of Transformers, live and in float64.
 
+Two correct programs differ by rounding alone. FLOAT64 is a part of the largest value of each gradient: rounding makes
+some 1e-14 of it, a step in float32 would make 1e-7.
+"""
+
+import importlib.util
 import pathlib
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import numgpt
+from numgpt import ops
 from numgpt.backward import loss_and_grads
-from numgpt.checkpoint import LazyTensor
-from numgpt.checkpoint.names import match_params, read_params
+from numgpt.checkpoint.names import hub_name
 from numgpt.params import leaves
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Two correct programs in float64 differ by rounding, here by some 10 to 50 eps of the largest value of a gradient.
 FLOAT64 = 1e-12
 
+# Weights at which every part of a model does something, and gradients of intermediates, as in the dumps.
+spec = importlib.util.spec_from_file_location("make_reference", ROOT / "tests" / "reference" / "make_reference.py")
+make_reference = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(make_reference)
 
-def check(model, m, ids, targets):
-    """Hold numgpt's loss and gradients of m against those of model, tensor by tensor."""
-    logits = model(torch.as_tensor(ids)).logits
-    loss = torch.nn.functional.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]), torch.as_tensor(targets).ravel(), ignore_index=-1
-    )
-    model.zero_grad()
-    loss.backward()
-    grads = {name: p.grad.numpy() for name, p in model.named_parameters()}
-    tensors = {name: LazyTensor("F64", x.shape, x.copy) for name, x in grads.items()}
-    given, config = match_params(tensors, m.config, source="the gradients")
-    expected = dict(leaves(read_params(given, config, "float64")))
-    found_loss, found = loss_and_grads(ids, targets, m.params, m.config)
-    assert found_loss == pytest.approx(loss.item(), rel=FLOAT64)
-    assert [path for path, _ in leaves(found)] == list(expected)
-    for path, x in leaves(found):
-        limit = FLOAT64 * np.abs(expected[path]).max()
-        np.testing.assert_allclose(x, expected[path], rtol=0, atol=limit, err_msg=path)
-
-
-def test_the_storyteller():
-    model = GPT2LMHeadModel.from_pretrained(ROOT / "weights" / "storyteller", dtype=torch.float64)
-    m = numgpt.load("storyteller", dtype="float64")
-    text = "Once upon a time there was a king, who had a daughter, and she was so beautiful that the sun wondered."
-    ids = m.tokenizer.encode(text)
-    check(model.eval(), m, np.array([ids[:-1]]), np.array([ids[1:]]))
+SIZES = {"vocab_size": 29, "n_positions": 11, "n_embd": 12, "n_head": 3, "n_layer": 2}
+MODELS = [
+    {"activation_function": "gelu_new"},
+    {"activation_function": "gelu", "n_inner": 7},
+    {"activation_function": "gelu_pytorch_tanh", "layer_norm_epsilon": 0.1, "n_layer": 3},
+    {"activation_function": "relu", "tie_word_embeddings": False},
+    {"activation_function": "silu", "scale_attn_weights": False},
+    {"activation_function": "swish", "n_head": 1, "n_embd": 5},
+    {"activation_function": "tanh", "scale_attn_by_inverse_layer_idx": True, "n_layer": 4, "n_inner": 50},
+    {"scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": False, "n_layer": 3},
+    {"activation_function": "gelu", "n_head": 7, "n_embd": 7, "n_layer": 1},
+    {"vocab_size": 3, "n_embd": 6, "n_head": 2, "tie_word_embeddings": False},
+]
+every_model = pytest.mark.parametrize("seed", range(len(MODELS)))
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_random_models(seed, tmp_path):
+def random_model(seed, folder):
+    """Return one of MODELS in float64 twice, as a model of Transformers and as one of numgpt."""
+    settings = {**SIZES, **MODELS[seed]}
+    last = settings["vocab_size"] - 1
+    config = GPT2Config(**settings, bos_token_id=last, eos_token_id=last, attn_implementation="eager")
+    model = GPT2LMHeadModel(config).eval()
+    make_reference.spread(model, np.random.default_rng(seed))
+    model.to(torch.float64).save_pretrained(folder)
+    return model, numgpt.load(folder)
+
+
+def random_batch(seed, shape):
+    """Return ids and targets; about every fifth target does not count, but the first does."""
     draw = np.random.default_rng(seed)
-    n_head = int(draw.integers(1, 5))
-    config = GPT2Config(
-        vocab_size=int(draw.integers(5, 60)),
-        n_positions=int(draw.integers(4, 20)),
-        n_embd=n_head * int(draw.integers(1, 8)),
-        n_head=n_head,
-        n_layer=int(draw.integers(1, 4)),
-        n_inner=[None, 13][seed % 2],
-        activation_function=["gelu_new", "gelu", "relu", "silu", "tanh", "gelu_pytorch_tanh"][seed % 6],
-        scale_attn_weights=seed % 3 != 2,
-        scale_attn_by_inverse_layer_idx=seed % 4 == 3,
-        tie_word_embeddings=seed % 5 != 4,
-        layer_norm_epsilon=[1e-5, 0.1][seed % 2],
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=None,
-        attn_implementation="eager",
-    )
-    torch.manual_seed(seed)
-    model = GPT2LMHeadModel(config).double().eval()
-    with torch.no_grad():
-        for name, p in model.named_parameters():  # a fresh model has gains of 1 and biases of 0
-            if name.endswith("bias") or ".ln_" in name:
-                p += 0.3 * torch.randn(p.shape, dtype=p.dtype)
-    model.save_pretrained(tmp_path)
-    shape = (int(draw.integers(1, 4)), int(draw.integers(2, config.n_positions + 1)))
-    targets = draw.integers(-1, config.vocab_size, size=shape)
-    targets[0, 0] = 1
-    check(model, numgpt.load(tmp_path, dtype="float64"), draw.integers(config.vocab_size, size=shape), targets)
+    n_vocab = {**SIZES, **MODELS[seed]}["vocab_size"]
+    ids, targets = draw.integers(n_vocab, size=(2, *shape))
+    targets.flat[1:][draw.random(targets.size - 1) < 0.2] = -1
+    return ids, targets
+
+
+def autograd(model, ids, targets):
+    """Return the loss of a batch [B, T] and the gradient of each parameter, by the Hub's names without prefix."""
+    model.zero_grad()
+    logits = model(torch.as_tensor(ids), use_cache=False).logits
+    loss = cross_entropy(logits.flatten(0, 1), torch.as_tensor(targets).flatten(), ignore_index=-1)
+    loss.backward()
+    return loss.item(), {name.removeprefix("transformer."): p.grad.numpy() for name, p in model.named_parameters()}
+
+
+def assert_close(ours, theirs, name):
+    assert ours.shape == theirs.shape, name
+    assert ours.dtype == theirs.dtype == np.float64, name
+    gap, size = np.abs(ours - theirs).max(), np.abs(theirs).max()
+    assert gap <= FLOAT64 * size, f"{name}: max |difference| {gap:.3g}, largest value {size:.3g}"
+
+
+def assert_same_gradients(model, m, ids, targets):
+    """Hold numgpt's loss and gradients of m to those that autograd finds for model."""
+    loss, grads = loss_and_grads(ids, targets, m.params, m.config)
+    expected_loss, expected = autograd(model, ids, targets)
+    assert loss == pytest.approx(expected_loss, rel=FLOAT64)
+    found = {hub_name(path): x for path, x in leaves(grads)}
+    assert set(found) == set(expected)
+    for name, x in found.items():
+        assert_close(x, expected[name], name)
+
+
+def test_the_models_cover_all_activations_and_switches():
+    """A guard for the tests below."""
+    assert {settings.get("activation_function", "gelu_new") for settings in MODELS} == set(ops.ACTIVATIONS)
+    switches = {"scale_attn_weights", "scale_attn_by_inverse_layer_idx", "tie_word_embeddings", "n_inner"}
+    assert switches <= {key for settings in MODELS for key in settings}
+
+
+@pytest.mark.parametrize("shape", [(1, 11), (4, 7), (3, 1)])
+@every_model
+def test_loss_and_gradients_of_random_models(seed, shape, tmp_path):
+    assert_same_gradients(*random_model(seed, tmp_path), *random_batch(seed, shape))
+
+
+@every_model
+def test_gradients_of_every_intermediate_of_random_models(seed, tmp_path):
+    model, m = random_model(seed, tmp_path)
+    ids, targets = random_batch(seed, (9,))
+    tensors, _, expected = make_reference.collect(model, torch.as_tensor(ids), torch.as_tensor(targets))
+    seen = {}
+    loss_and_grads(ids, targets, m.params, m.config, record=lambda name, x: seen.setdefault(name, x))
+    assert set(seen) == {*tensors, *(f"d_{name}" for name in tensors)}
+    for name in tensors:
+        assert_close(seen[f"d_{name}"], expected[f"d_{name}"], f"d_{name}")
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (4, 20)])
+def test_loss_and_gradients_of_trained_weights(shape):
+    folder = ROOT / "weights" / "storyteller"
+    model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
+    m = numgpt.load(folder, dtype="float64")
+    ids = m.tokenizer.encode("There was once a king who had three sons, and the youngest was thought a fool. " * 6)
+    ids = np.array(ids[: np.prod(shape) + 1])
+    ids, targets = ids[:-1].reshape(shape), ids[1:].reshape(shape).copy()
+    targets[0, ::7] = -1
+    assert_same_gradients(model, m, ids, targets)
