@@ -118,6 +118,22 @@ def check_prompt(ids: Ids, config: Config, overflow: str = "stop", name: str = "
     return text
 
 
+def check_cache(cache: KVCache, length: int, params: Params, config: Config, rules: Rules) -> None:
+    """Raise OptionError unless a text of so many ids can go on from what the cache holds: fewer ids than that."""
+    shape, dtype = (config.n_layer, config.n_head, config.n_ctx, config.head_size), params["wte"].dtype
+    if (cache.k.shape, cache.k.dtype) != (shape, dtype):
+        found = f"{cache.k.dtype} {list(cache.k.shape)}"
+        raise OptionError(f"cache is of {found}, expected {dtype} {list(shape)}: give one that was made for this model")
+    if rules.num_beams > 1 or rules.overflow != "stop":
+        option = "num_beams" if rules.num_beams > 1 else "overflow='slide'"
+        raise OptionError(f"cache holds the beginning of one text, which {option} does not keep: leave out one of them")
+    if len(cache) >= length:
+        raise OptionError(
+            f"cache holds {len(cache)} ids, expected at most {length - 1}, fewer than the text has: "
+            f"cache.truncate(n) keeps the first n"
+        )
+
+
 def check_stop_ids(stop_ids: Sequence[int], config: Config) -> tuple[int, ...]:
     """Return the ids that end a text: end-of-text, if the model has it, and those asked for.
 
@@ -191,6 +207,7 @@ def generate(
     stream: int = 0,
     forward: Callable[..., np.ndarray] = model.forward,
     guess: Callable[[list[int], int], list[int]] = no_guess,
+    cache: KVCache | None = None,
     stop_ids: Sequence[int] = (),
     stop_strings: Sequence[str] = (),
     tokenizer: Tokenizer | None = None,
@@ -212,6 +229,10 @@ def generate(
     guess           from the text so far to at most so many ids that may follow: they are computed in the same pass, and
                     those that turn out right cost no pass of their own. The ids are the same with any guess;
                     `decoding.lookup` has one that gains where text repeats
+    cache           what an earlier call computed of this text: it holds the first len(cache) of the ids, less than all
+                    (nobody can check which they are), and only the rest is computed. At the end, also where the
+                    generator is closed, it holds the text and what was yielded, the last id maybe not. Beams and a
+                    context that slides do not go with it. None: a new one
     stop_ids        ids that end the text, beside the end-of-text id
     stop_strings    strings that end the new text, also where one spans several tokens; the token that completes one is
                     the last to be yielded. `completion.stream` yields text that ends before it
@@ -251,32 +272,40 @@ def generate(
     check_seed("stream", stream)
     text = check_prompt(ids, config, overflow)
     prompt_length = len(text)
+    if cache is not None:
+        check_cache(cache, prompt_length, params, config, rules)
 
     def steps() -> Generator[int, None, str]:
-        cache = KVCache(config, dtype=params["wte"].dtype)
+        held = KVCache(config, dtype=params["wte"].dtype) if cache is None else cache
         start = 0  # the model sees the text from here on
-        while (made := len(text) - prompt_length) < max_new_tokens:
-            if len(text) - start > config.n_ctx:
-                if overflow == "stop":
-                    warn_of_limit(config, made, max_new_tokens)
-                    return "context"
-                start = len(text) - kept_at_overflow(config)
-                cache.truncate(0)
-            guesses = guess(text, min(max_new_tokens - made - 1, start + config.n_ctx - len(text)))
-            new = text[start + len(cache) :] + guesses  # what the cache does not hold yet
-            logits = forward(new, params, config, cache=cache, logits_to_keep=1 + len(guesses))  # [T, V]
-            for row, guessed in zip(logits, [*guesses, None], strict=True):
-                i = choose(row, text, prompt_length, config, rules, stream)
-                if i in rules.stop_ids:
-                    return "stop"
-                text.append(i)
-                yield i
-                if ends_at(text[prompt_length:], rules):
-                    return "stop"
-                if i != guessed:
-                    break
-            cache.truncate(len(text) - start - 1)  # a wrong guess and what followed it
-        return "length"
+        right = len(held)  # how many positions of the cache are those of the text, not of a guess
+        try:
+            while (made := len(text) - prompt_length) < max_new_tokens:
+                if len(text) - start > config.n_ctx:
+                    if overflow == "stop":
+                        warn_of_limit(config, made, max_new_tokens)
+                        return "context"
+                    start, right = len(text) - kept_at_overflow(config), 0
+                    held.truncate(0)
+                guesses = guess(text, min(max_new_tokens - made - 1, start + config.n_ctx - len(text)))
+                new = text[start + len(held) :] + guesses  # what the cache does not hold yet
+                logits = forward(new, params, config, cache=held, logits_to_keep=1 + len(guesses))  # [T, V]
+                right = len(text) - start
+                for row, guessed in zip(logits, [*guesses, None], strict=True):
+                    i = choose(row, text, prompt_length, config, rules, stream)
+                    if i in rules.stop_ids:
+                        return "stop"
+                    text.append(i)
+                    right += i == guessed
+                    yield i
+                    if ends_at(text[prompt_length:], rules):
+                        return "stop"
+                    if i != guessed:
+                        break
+                held.truncate(right)
+            return "length"
+        finally:
+            held.truncate(right)
 
     def best_of_beams() -> Generator[int, None, str]:
         from numgpt.decoding.beam import in_batches, search  # which import this module

@@ -440,3 +440,188 @@ def test_a_cache_is_made_for_each_call_and_none_is_kept():
     assert all(isinstance(cache, KVCache) for cache in caches)
     assert caches[0] is caches[1] is not caches[2]
     assert caches[2] is caches[3]
+
+
+# --- a cache that is handed in
+
+
+def filled(ids, dtype=np.float32):
+    """Return the cache that a pass over these ids leaves behind."""
+    cache = KVCache(CONFIG, dtype=dtype)
+    if ids:
+        model.forward(ids, params_of(CONFIG, dtype), CONFIG, cache=cache)
+    return cache
+
+
+def holds(cache, ids):
+    """Whether a cache holds these ids and no others. In float64, where another id is more than a rounding."""
+    whole, n = filled(ids, np.float64), len(ids)
+    return len(cache) == n and np.allclose(cache.k[:, :, :n], whole.k[:, :, :n])
+
+
+PARAMS64 = params_of(CONFIG, np.float64)
+
+
+@pytest.mark.parametrize("n", range(5))
+def test_only_what_the_cache_does_not_hold_is_computed(n):
+    forward, cache = Counted(), filled(PROMPT[:n], np.float64)
+    found = generate(PROMPT, PARAMS64, CONFIG, max_new_tokens=3, seed=7, forward=forward, cache=cache)
+    ids = list(found)
+    assert ids == list(generate(PROMPT, PARAMS64, CONFIG, max_new_tokens=3, seed=7))
+    assert forward.calls == [(PROMPT[n:], n, 1), (ids[:1], 5, 1), (ids[1:2], 6, 1)]
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=3), min_size=1, max_size=4),
+    st.integers(0, 2),
+    st.integers(0, 3),
+    st.booleans(),
+)
+@settings(max_examples=40)
+def test_turn_after_turn_a_cache_gives_the_ids_of_a_call_without_one(turns, n, taken, guesses_wrongly):
+    """Each turn is closed after `taken` ids, in the midst of a guess or not; the next goes on from there."""
+    text, cache = [], KVCache(CONFIG, dtype=np.float64)
+    guess = (lambda text, most: [text[0]] * min(most, 2)) if guesses_wrongly else (lambda text, most: [])
+    for turn in turns:
+        if len(text) + len(turn) + n > CONFIG.n_ctx:
+            break
+        text += turn
+        options = {"max_new_tokens": n, "seed": 7, "guess": guess}
+        steps = generate(text, PARAMS64, CONFIG, cache=cache, **options)
+        new = [i for i, _ in zip(steps, range(taken), strict=False)]
+        steps.close()
+        assert new == list(generate(text, PARAMS64, CONFIG, **options))[:taken]
+        text += new
+        assert holds(cache, text[: len(cache)])
+        assert len(cache) >= len(text) - 1 or not min(n, taken)
+
+
+@pytest.mark.parametrize("n_right", [0, 1, 4])
+def test_at_the_end_the_cache_holds_the_text_but_for_the_last_id_and_no_guess(n_right):
+    plain = list(generate(PROMPT, PARAMS64, CONFIG, max_new_tokens=6, seed=7))
+
+    def guess(text, most):  # some right ones, and a wrong one behind them
+        right = [*PROMPT, *plain][len(text) :][:n_right]
+        return [*right, 30][:most]
+
+    for stop_ids, made, held in ([], 6, 5), ([plain[4]], 4, 4):  # an id that ends the text needs the one before
+        cache = KVCache(CONFIG, dtype=np.float64)
+        options = {"stop_ids": stop_ids, "guess": guess, "cache": cache}
+        assert list(generate(PROMPT, PARAMS64, CONFIG, max_new_tokens=6, seed=7, **options)) == plain[:made]
+        assert holds(cache, PROMPT + plain[:held])
+
+
+def test_an_interruption_leaves_the_cache_at_what_was_computed():
+    def forward(ids, *args, cache, **kwargs):
+        logits = model.forward(ids, *args, cache=cache, **kwargs)
+        if len(cache) == 7:
+            raise KeyboardInterrupt
+        return logits
+
+    cache = KVCache(CONFIG, dtype=np.float64)
+    steps = generate(PROMPT, PARAMS64, CONFIG, max_new_tokens=6, seed=7, forward=forward, cache=cache)
+    ids = [next(steps), next(steps)]
+    with pytest.raises(KeyboardInterrupt):
+        next(steps)
+    assert holds(cache, [*PROMPT, *ids[:1]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cache": filled(PROMPT)}, r"^cache holds 5 ids, expected at most 4, fewer than the text has: cache.truncate"),
+        ({"cache": filled([*PROMPT, 9])}, r"^cache holds 6 ids, expected at most 4"),
+        (
+            {"cache": filled([1], np.float64)},
+            r"^cache is of float64 \[2, 2, 16, 4\], expected float32 \[2, 2, 16, 4\]: ",
+        ),
+        (
+            {"cache": KVCache(CONFIG._replace(n_ctx=17))},
+            r"^cache is of float32 \[2, 2, 17, 4\], expected float32 \[2, 2, 16, 4\]: give one that was made for this",
+        ),
+        (
+            {"cache": filled([1]), "overflow": "slide"},
+            r"^cache holds .* which overflow='slide' does not keep: leave out",
+        ),
+        (
+            {"cache": filled([1]), "num_beams": 2},
+            r"^cache holds .* which num_beams does not keep: leave out one of them$",
+        ),
+    ],
+)
+def test_a_cache_that_can_not_be_of_this_text_is_refused_by_the_call_itself(change, message):
+    with pytest.raises(OptionError, match=message):
+        generate(**refused(**change))
+
+
+# --- a cache that is kept
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+def test_a_text_goes_on_from_what_a_cache_holds(options):
+    """One text in three calls: each computes only what is new, and the ids are those without a cache."""
+    cache, counted, text = KVCache(CONFIG), Counted(), PROMPT
+    for n in 3, 1, 4:
+        expected = new_ids(text, n, **options)
+        assert new_ids(text, n, cache=cache, forward=counted, **options) == expected
+        text = text + expected
+        assert len(cache) == len(text) - 1
+        text = [*text, 9]  # what somebody else said
+    assert sum(len(ids) for ids, *_ in counted.calls) == len(cache)
+    logits = model.forward(text[len(cache) :], PARAMS, CONFIG, cache=cache)
+    np.testing.assert_allclose(logits, model.forward(text, PARAMS, CONFIG)[-2:], rtol=1e-4, atol=1e-4)
+
+
+def test_a_cache_holds_all_of_a_text_that_ended_by_a_stop_id():
+    cache = KVCache(CONFIG)
+    first, second = new_ids(n=2)
+    assert new_ids(n=5, cache=cache, stop_ids=[second]) == [first]
+    assert len(cache) == len(PROMPT) + 1
+    assert new_ids([*PROMPT, first, second], cache=cache) == new_ids([*PROMPT, first, second])
+
+
+@given(st.lists(st.integers(0, 30), max_size=6), st.integers(0, 8))
+def test_no_wrong_guess_stays_in_a_cache_wherever_it_is_left(guesses, taken):
+    cache = KVCache(CONFIG)
+    steps = generate(
+        PROMPT,
+        PARAMS,
+        CONFIG,
+        max_new_tokens=8,
+        seed=7,
+        cache=cache,
+        guess=lambda text, most: guesses[:most],
+    )
+    text = PROMPT + [next(steps) for _ in range(taken)]
+    steps.close()
+    assert len(cache) <= len(text)
+    assert len(cache) >= (len(text) - 1 if taken else 0)
+    fresh = KVCache(CONFIG)
+    model.forward(text, PARAMS, CONFIG, cache=fresh)
+    np.testing.assert_allclose(cache.k[:, :, : len(cache)], fresh.k[:, :, : len(cache)], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(cache.v[:, :, : len(cache)], fresh.v[:, :, : len(cache)], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("cache", "options", "message"),
+    [
+        (KVCache(CONFIG._replace(n_layer=1)), {}, r"^cache is of float32 \[1, 2, 16, 4\], expected float32 \[2, 2, 16"),
+        (KVCache(CONFIG, np.float64), {}, "^cache is of float64 .*, expected float32 .* made for this model$"),
+        (KVCache(CONFIG), {"overflow": "slide"}, "^cache .* which overflow='slide' does not keep: leave out one"),
+        (KVCache(CONFIG), {"num_beams": 2}, "^cache .* which num_beams does not keep: leave out one of them$"),
+    ],
+)
+def test_a_cache_that_can_not_be_gone_on_from_is_refused(cache, options, message):
+    with pytest.raises(OptionError, match=message):
+        generate(PROMPT, PARAMS, CONFIG, max_new_tokens=1, cache=cache, **options)
+
+
+def test_a_cache_that_holds_the_whole_text_is_refused():
+    cache = KVCache(CONFIG)
+    model.forward(PROMPT, PARAMS, CONFIG, cache=cache)
+    with pytest.raises(
+        OptionError, match=r"^cache holds 5 ids, expected at most 4, fewer .*: cache.truncate\(n\) keeps"
+    ):
+        generate(PROMPT, PARAMS, CONFIG, max_new_tokens=1, cache=cache)
+    cache.truncate(4)
+    assert new_ids(cache=cache) == new_ids()
