@@ -9,6 +9,8 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # as in typing, whose import takes as long as all else here
 if TYPE_CHECKING:  # the same names for editors and type checkers, which can't read HOMES
     from numgpt import fast as fast
+    from numgpt.backward import check_gradient as check_gradient
+    from numgpt.backward import loss_and_grads as loss_and_grads
     from numgpt.cache import KVCache as KVCache
     from numgpt.completion import complete as complete
     from numgpt.completion import stream as stream
@@ -26,6 +28,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers, which can't r
     from numgpt.models import load as load
     from numgpt.scoring import score as score
     from numgpt.tokenizer import Tokenizer as Tokenizer
+    from numgpt.training import train as train
 else:
     HOMES = {  # each public name, and the module that it is imported from when it is first asked for
         "CheckpointError": "errors",
@@ -38,13 +41,16 @@ else:
         "OptionError": "errors",
         "TokenError": "errors",
         "Tokenizer": "tokenizer",
+        "check_gradient": "backward",
         "complete": "completion",
         "forward": "model",
         "generate": "generation",
         "generate_batch": "decoding.batch",
         "load": "models",
+        "loss_and_grads": "backward",
         "score": "scoring",
         "stream": "completion",
+        "train": "training",
     }
     __all__ = sorted([*HOMES, "__version__", "fast"])
 
