@@ -17,7 +17,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -453,6 +454,26 @@ def create(folder: Path, model: Model, record: dict[str, Any], start: str | None
     return state
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from the run in a folder for a while. Where there are no locks, trust."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OptionError(f"{folder}: another process is at this run: wait for it, or end it") from None
+        yield
+    finally:
+        os.close(handle)
+
+
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run. Raises OptionError for one that holds something else."""
     if (folder / STATE).is_file():
@@ -584,7 +605,6 @@ def open_run(
     model: Model | None = None
     if goes_on:
         check_record(folder, record)
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # of a process that was killed
         config, tokenizer = read_config(folder), from_folder(folder)
     elif settings.start is not None:
         model = load(settings.start, dtype=settings.dtype)
@@ -604,6 +624,33 @@ def open_run(
         config = model.config
         state = create(folder, model, record, settings.start)
     return Run(folder, record, config, training, held_out), state
+
+
+def take_steps(run: Run, state: State, s: Settings, eval_interval: int, report: Callable[[Progress], None]) -> None:
+    """Train from a state to the last step, and keep what was learned in the folder."""
+    saved, tokens = state.step, 0
+    try:
+        while state.step < s.steps:
+            examples = batch(run.training, s.batch_size, seed=s.seed, step=state.step + 1)
+            after, loss, norm = train_step(state, examples, run.config, s)
+            val_loss = share = None
+            if after.step % eval_interval == 0 or after.step == s.steps:
+                val_loss, share = evaluate(run.held_out, after.params, run.config, s.batch_size)
+            if not math.isfinite(loss + norm + (val_loss or 0)):
+                raise OptionError(
+                    f"step {after.step}: the loss is {loss:.4g}, the length of the gradient {norm:.4g}: it diverged; "
+                    f"{run.folder} keeps step {saved}: begin anew with a smaller learning_rate, here "
+                    f"{s.learning_rate:g}"
+                )
+            state, tokens = after, tokens + examples.ids.size
+            if val_loss is not None:
+                save(run.folder, state, run.record)
+                saved = state.step
+            exact = None if s.answers_after is None else share
+            report(Progress(state.step, loss, learning_rate(state.step, s), norm, tokens, val_loss, exact))
+    except KeyboardInterrupt:
+        save(run.folder, state, run.record)
+        raise
 
 
 def train(
@@ -631,27 +678,7 @@ def train(
     check_count("eval_interval", eval_interval, least=1)
     s = Settings(**settings)
     run, state = open_run(text_file, Path(os.path.realpath(folder)), s, val_file)
-    saved, tokens = state.step, 0
-    try:
-        while state.step < s.steps:
-            examples = batch(run.training, s.batch_size, seed=s.seed, step=state.step + 1)
-            after, loss, norm = train_step(state, examples, run.config, s)
-            val_loss = share = None
-            if after.step % eval_interval == 0 or after.step == s.steps:
-                val_loss, share = evaluate(run.held_out, after.params, run.config, s.batch_size)
-            if not math.isfinite(loss + norm + (val_loss or 0)):
-                raise OptionError(
-                    f"step {after.step}: the loss is {loss:.4g}, the length of the gradient {norm:.4g}: it diverged; "
-                    f"{run.folder} keeps step {saved}: begin anew with a smaller learning_rate, here "
-                    f"{s.learning_rate:g}"
-                )
-            state, tokens = after, tokens + examples.ids.size
-            if val_loss is not None:
-                save(run.folder, state, run.record)
-                saved = state.step
-            exact = None if s.answers_after is None else share
-            report(Progress(state.step, loss, learning_rate(state.step, s), norm, tokens, val_loss, exact))
-    except KeyboardInterrupt:
-        save(run.folder, state, run.record)
-        raise
+    with alone(run.folder):
+        shutil.rmtree(run.folder / UNFINISHED, ignore_errors=True)  # of a process that was killed
+        take_steps(run, state, s, eval_interval, report)
     return load(run.folder)

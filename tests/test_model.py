@@ -22,6 +22,7 @@ from numgpt.config import Config
 from numgpt.errors import ContextError, OptionError, TokenError
 from numgpt.model import attend, attention, block, embed, forward, merge_heads, mlp, split_heads
 from numgpt.params import leaves, map_leaves, random_params
+from numgpt.trace import trace_shapes
 
 CLOSE = 1e-12
 
@@ -406,32 +407,7 @@ def test_the_epsilon_of_the_config_is_used_by_every_layer_norm():
         np.testing.assert_allclose(seen[name], np.tile(p["b"], (5, 1)), rtol=0, atol=1e-12)  # stds are below 1000
 
 
-# --- what forward records: the names and shapes of the table in the README
-
-EACH_LAYER = {
-    "ln_1": "TC",
-    "attn.q": "HTD",
-    "attn.k": "HTD",
-    "attn.v": "HTD",
-    "attn.scores": "HTS",
-    "attn.weights": "HTS",
-    "attn.z": "HTD",
-    "attn_out": "TC",
-    "resid_mid": "TC",
-    "ln_2": "TC",
-    "mlp.pre": "TF",
-    "mlp.post": "TF",
-    "mlp_out": "TC",
-    "resid_post": "TC",
-}
-
-
-def table(config, T, S):
-    dims = {"T": T, "S": S, "C": config.n_embd, "H": config.n_head, "D": config.n_embd // config.n_head}
-    dims |= {"F": config.n_inner or 4 * config.n_embd, "V": config.n_vocab}
-    layers = {f"h.{i}.{name}": shape for i in range(config.n_layer) for name, shape in EACH_LAYER.items()}
-    names = {"embed": "TC"} | layers | {"ln_f": "TC", "logits": "TV"}
-    return {name: tuple(dims[letter] for letter in shape) for name, shape in names.items()}
+# --- what forward records: the names and shapes of TRACE_SHAPES
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -441,8 +417,8 @@ def test_names_shapes_and_dtypes_are_those_of_the_table_with_and_without_a_past(
     cache = KVCache(config, dtype)
     for T, S, held in (3, 3, None), (4, 4, cache), (2, 6, cache), (1, 7, cache):
         seen = traced(ids_of(config, T), params, config, held)
-        assert {name: x.shape for name, x in seen.items()} == table(config, T, S)
-        assert list(seen) == list(table(config, T, S))  # in the order in which they are computed
+        assert {name: x.shape for name, x in seen.items()} == trace_shapes(config, T, past=S - T)
+        assert list(seen) == list(trace_shapes(config, T, past=S - T))  # in the order in which they are computed
         assert {x.dtype for x in seen.values()} == {np.dtype(dtype)}
 
 
@@ -639,7 +615,7 @@ def test_logits_to_keep_changes_nothing_but_the_logits():
     shapes = {}
     cache = KVCache(SMALL, np.float64)
     forward(ids, params, SMALL, cache, 2, lambda name, x: shapes.setdefault(name, x.shape) and x)
-    assert shapes == table(SMALL, 5, 5) | {"logits": (2, 23)}
+    assert shapes == trace_shapes(SMALL, 5) | {"logits": (2, 23)}
     assert len(cache) == 5
 
 
@@ -711,7 +687,7 @@ def assert_an_interruption_leaves_no_trace(stop):
     assert len(cache) == 7
 
 
-NAMES = list(table(SMALL, 1, 1))
+NAMES = list(trace_shapes(SMALL, 1))
 
 
 @pytest.mark.parametrize("stop", NAMES)

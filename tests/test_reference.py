@@ -23,48 +23,13 @@ from numgpt.checkpoint import LazyTensor
 from numgpt.checkpoint.names import match_params, read_params
 from numgpt.config import config_from_json
 from numgpt.params import leaves
+from numgpt.trace import trace_shapes
 
 FOLDER = pathlib.Path(__file__).parent / "reference"
 DUMPS = sorted(path.stem.removeprefix("model_") for path in FOLDER.glob("model_*.npz"))
 
 FLOAT64 = 1e-12
 FLOAT32 = 8.0
-
-# The table of names in README.md, in the order in which the model computes them.
-LAYER = {
-    "ln_1": "TC",
-    "attn.q": "HTD",
-    "attn.k": "HTD",
-    "attn.v": "HTD",
-    "attn.scores": "HTS",
-    "attn.weights": "HTS",
-    "attn.z": "HTD",
-    "attn_out": "TC",
-    "resid_mid": "TC",
-    "ln_2": "TC",
-    "mlp.pre": "TF",
-    "mlp.post": "TF",
-    "mlp_out": "TC",
-    "resid_post": "TC",
-}
-
-
-def expected_shapes(config, T):
-    """Return name -> shape of all intermediates of one run without a cache (S = T), in order."""
-    dims = {
-        "T": T,
-        "S": T,
-        "C": config["n_embd"],
-        "H": config["n_head"],
-        "D": config["n_embd"] // config["n_head"],
-        "F": config["n_inner"] or 4 * config["n_embd"],
-        "V": config["vocab_size"],
-    }
-    names = {"embed": "TC"}
-    for layer in range(config["n_layer"]):
-        names |= {f"h.{layer}.{name}": shape for name, shape in LAYER.items()}
-    names |= {"ln_f": "TC", "logits": "TV"}
-    return {name: tuple(dims[letter] for letter in shape) for name, shape in names.items()}
 
 
 def read(name):
@@ -144,7 +109,7 @@ def test_every_intermediate_equals_that_of_transformers(name, dtype):
 @pytest.mark.parametrize("name", DUMPS)
 def test_names_shapes_and_dtypes_are_those_of_the_table(name, dtype):
     dump, config = read(name)
-    shapes = expected_shapes(config, len(dump["ids"]))
+    shapes = trace_shapes(config_from_json(config), len(dump["ids"]))
     assert [key.partition("/")[2] for key in dump if key.startswith(f"{dtype}/")] == list(shapes)
     seen = run(dump, config, dtype)
     assert list(seen) == list(shapes)
@@ -155,7 +120,7 @@ def test_names_shapes_and_dtypes_are_those_of_the_table(name, dtype):
 @pytest.mark.parametrize(("dtype", "amount"), [("float64", 1e-9), ("float32", 1e-4)])
 def test_a_small_error_is_found_where_it_is_made(dtype, amount):
     dump, config = read("gelu_new")
-    for name in expected_shapes(config, len(dump["ids"])):
+    for name in trace_shapes(config_from_json(config), len(dump["ids"])):
 
         def change(at, x, name=name):
             return x + x.dtype.type(amount) if at == name else x
@@ -173,7 +138,7 @@ def test_the_loss_and_every_gradient_equal_those_of_pytorch(name):
     loss, grads = loss_and_grads(dump["ids"], dump["targets"], params, settings, lambda key, x: seen.setdefault(key, x))
     assert abs(loss - dump["loss"]) <= FLOAT64 * dump["loss"]
     ours = {key: x for key, x in seen.items() if key.startswith("d_")}
-    assert sorted(ours) == sorted(f"d_{key}" for key in expected_shapes(config, len(dump["ids"])))
+    assert sorted(ours) == sorted(f"d_{key}" for key in trace_shapes(config_from_json(config), len(dump["ids"])))
     expected, _ = tree(dump, config, "float64", "d_params/")
     ours |= {f"gradient of {path}": x for path, x in leaves(grads)}
     theirs = dump | {f"gradient of {path}": x for path, x in leaves(expected)}

@@ -400,6 +400,21 @@ def test_killed_while_it_makes_its_folder_it_begins_anew(text, tmp_path):
     assert files(folder) == files(tmp_path / "whole")
 
 
+@posix
+def test_only_one_process_at_a_time_is_at_a_run(text, tmp_path, capsys):
+    """Else each would take away what the other is writing."""
+
+    def report(progress):
+        if progress.step == 3:
+            code, _, err = call(capsys, text, tmp_path / "out", *FLAGS, "--steps", 7, "--warmup-steps", 2)
+            assert code == 1
+            assert "out: another process is at this run: wait for it, or end it\n" in err
+
+    train(text, tmp_path / "out", **TINY, report=report)
+    train(text, tmp_path / "whole", **TINY)
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("call", range(1, 5))
 def test_a_full_disk_is_told_and_the_last_checkpoint_stays(text, tmp_path, monkeypatch, call):
     """Each of the files, at the start and at the end."""

@@ -1,0 +1,324 @@
+"""Every named intermediate of a run: which there are, of what shape, how to change one, and how to keep them in a file.
+
+`model.forward` passes each of them through `record`. Here that seam collects (`collect`), replaces (an ablation, or the
+tensor of another run: activation patching), and, by `TRACE_SHAPES`, tells other programs what to compare with.
+"""
+
+import difflib
+import json
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numgpt.checkpoint import LazyTensor
+from numgpt.checkpoint.files import DTYPES, is_str_map, opened, wrong
+from numgpt.checkpoint.safetensors import read_header, write_safetensors
+from numgpt.config import Config
+from numgpt.errors import OptionError
+from numgpt.model import Ids, forward
+from numgpt.models import Model
+
+# Each tensor that forward records, in the order in which it is computed, with the dimensions that `config` glosses.
+# In the name of a layer's tensor the star stands for the number of the layer.
+TRACE_SHAPES = {
+    "embed": "TC",
+    "h.*.ln_1": "TC",
+    "h.*.attn.q": "HTD",
+    "h.*.attn.k": "HTD",
+    "h.*.attn.v": "HTD",
+    "h.*.attn.scores": "HTS",  # scaled and masked, before softmax; -inf where masked
+    "h.*.attn.weights": "HTS",
+    "h.*.attn.z": "HTD",
+    "h.*.attn_out": "TC",
+    "h.*.resid_mid": "TC",
+    "h.*.ln_2": "TC",
+    "h.*.mlp.pre": "TF",
+    "h.*.mlp.post": "TF",
+    "h.*.mlp_out": "TC",
+    "h.*.resid_post": "TC",
+    "ln_f": "TC",
+    "logits": "TV",
+}
+Change = np.ndarray | Callable[[np.ndarray], np.ndarray]  # what takes the place of a tensor, or makes it of the tensor
+METADATA = "__metadata__"  # the entry of the metadata, in safetensors and, by us, in .npz
+
+
+class Dump(NamedTuple):
+    """Tensors of a run, by whatever program, and what it says of them."""
+
+    tensors: dict[str, np.ndarray]
+    metadata: dict[str, str]
+
+
+def trace_shapes(config: Config, T: int, past: int = 0) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of all that a run of T positions records, in the order in which it is computed.
+
+    past  how many positions a cache held before: S = past + T
+
+    >>> shapes = trace_shapes(Config(n_layer=2), T=5)
+    >>> list(shapes)[:3], shapes["h.1.attn.scores"], shapes["logits"]
+    (['embed', 'h.0.ln_1', 'h.0.attn.q'], (12, 5, 5), (5, 50257))
+    """
+    dims = {"T": T, "S": past + T, "C": config.n_embd, "F": config.mlp_width, "V": config.n_vocab}
+    dims |= {"H": config.n_head, "D": config.head_size}
+    layer = [name for name in TRACE_SHAPES if "*" in name]
+    names = [name.replace("*", str(i)) for i in range(config.n_layer) for name in layer]
+    return {name: tuple(dims[x] for x in letters(name)) for name in ("embed", *names, "ln_f", "logits")}
+
+
+def letters(name: str) -> str:
+    """Return the dimensions of a tensor.
+
+    >>> letters("h.3.attn.scores"), letters("logits")
+    ('HTS', 'TV')
+    """
+    return TRACE_SHAPES[re.sub(r"^h\.\d+\.", "h.*.", name)]
+
+
+def match_names(pattern: str, config: Config) -> list[str]:
+    """Return the names that a pattern stands for, in the order of the model.
+
+    pattern  a name; one with stars, "h.*.attn.z"; or one without its layer, "attn.z", for all layers
+    Raises OptionError where there is none, with those that are near.
+
+    >>> match_names("attn.z", Config(n_layer=2)), match_names("h.1.ln_?", Config(n_layer=2))
+    (['h.0.attn.z', 'h.1.attn.z'], ['h.1.ln_1', 'h.1.ln_2'])
+    >>> match_names("h.1.attn.y", Config(n_layer=2))
+    Traceback (most recent call last):
+    numgpt.errors.OptionError: no tensor 'h.1.attn.y', expected one like h.1.attn.z, h.1.attn.v, h.1.attn.q
+    """
+    names = list(trace_shapes(config, T=1))
+    for full in pattern, f"h.*.{pattern}":
+        if found := [name for name in names if fnmatchcase(name, full)]:
+            return found
+    short = [name.removeprefix("h.*.") for name in TRACE_SHAPES]
+    near = difflib.get_close_matches(pattern, [*names, *short], cutoff=0.4) or short
+    raise OptionError(f"no tensor {pattern!r:.80}, expected one like {', '.join(near)}")
+
+
+def collect(
+    ids: Ids,
+    model: Model,
+    names: Iterable[str] | None = None,
+    replace: Mapping[str, Change] | None = None,
+) -> dict[str, np.ndarray]:
+    """Run the readable forward once and keep what it computes on the way.
+
+    ids      [T] int
+    names    names or patterns, as `match_names` takes them: what to keep. None for all
+    replace  name or pattern -> what takes the place of such a tensor: an array of its shape, or a function that makes
+             one of it. What follows is computed from it
+    Returns name -> tensor, in the order of the model; of those replaced, the new one.
+    Raises OptionError for a name that there is not and a replacement of another shape, and what `forward` raises.
+    Notes: a function gets a copy, which it may change. An array takes the dtype of the tensor that it replaces.
+
+    >>> import numgpt
+    >>> model = numgpt.load("storyteller")
+    >>> ids = model.tokenizer.encode("Once upon a time")
+    >>> traced = collect(ids, model, names=["embed", "attn.weights"])
+    >>> len(traced), traced["h.5.attn.weights"].shape
+    (7, (8, 5, 5))
+    >>> changed = collect(ids, model, replace={"h.2.mlp_out": lambda x: 0 * x})
+    >>> bool((changed["h.2.resid_post"] == changed["h.2.resid_mid"]).all())
+    True
+    """
+    config = model.config
+    patterns = ["*"] if names is None else [names] if isinstance(names, str) else names
+    kept = {name for pattern in patterns for name in match_names(pattern, config)}
+    changes = {name: x for pattern, x in (replace or {}).items() for name in match_names(pattern, config)}
+    seen: dict[str, np.ndarray] = {}
+
+    def record(name: str, x: np.ndarray) -> np.ndarray:
+        if name in changes:
+            x = _replaced(name, x, changes[name])
+        if name in kept:
+            seen[name] = x
+        return x
+
+    forward(ids, model.params, config, record=record)
+    return seen
+
+
+def _replaced(name: str, x: np.ndarray, change: Change) -> np.ndarray:
+    new = change(x.copy()) if callable(change) else change
+    array = np.asarray(new) if new is not None else None
+    if array is None or array.shape != x.shape or array.dtype.kind not in "fiu":
+        got = "None" if array is None else f"{array.dtype} of shape {array.shape}"
+        raise OptionError(f"replace {name}: got {got}, expected numbers of shape {x.shape}, as it has {letters(name)}")
+    return array.astype(x.dtype)
+
+
+def ablations(texts: Iterable[str], config: Config) -> dict[str, Change]:
+    """Return the replacements that set tensors, or one head or feature of them, to zero.
+
+    texts  each "NAME" or "NAME:N": N is a head where the tensor has heads, [H, ...], and else a feature, the last axis.
+           NAME may be a pattern
+    Returns what `collect` takes as replace.
+    Raises OptionError for a name, a head or a feature that there is not.
+    Notes: in attn.scores what is masked stays masked.
+
+    >>> zero = ablations(["h.1.attn.z:2"], Config(n_head=3))["h.1.attn.z"]
+    >>> zero(np.ones((3, 1, 2))).tolist()
+    [[[1.0, 1.0]], [[1.0, 1.0]], [[0.0, 0.0]]]
+    """
+    shapes = trace_shapes(config, T=1)
+    parts: dict[str, list[Any]] = {}
+    for text in texts:
+        pattern, colon, number = text.partition(":")
+        for name in match_names(pattern, config):
+            kind, axis = ("head", 0) if letters(name)[0] == "H" else ("feature", -1)
+            size = shapes[name][axis]
+            if colon and not (re.fullmatch("[0-9]{1,9}", number) and int(number) < size):
+                raise OptionError(f"ablate {text!r:.80}: {kind} {number!r:.20} of {name}, expected 0 to {size - 1}")
+            part = ... if not colon else int(number) if kind == "head" else (..., int(number))
+            parts.setdefault(name, []).append(part)
+
+    def zero(x: np.ndarray, parts: list[Any]) -> np.ndarray:
+        for part in parts:
+            x[part] = np.where(x[part] == -np.inf, -np.inf, 0)
+        return x
+
+    return {name: partial(zero, parts=found) for name, found in parts.items()}
+
+
+def summarise(tensors: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Return for each tensor its name, dtype, shape, and the range, mean and deviation of its finite values."""
+    rows: list[dict[str, Any]] = []
+    for name, x in tensors.items():
+        row: dict[str, Any] = {"name": name, "dtype": str(x.dtype), "shape": list(x.shape)}
+        known = x[np.isfinite(x)].astype(np.float64)
+        for what in "min", "max", "mean", "std":
+            row[what] = float(getattr(known, what)()) if known.size else None
+        rows.append({**row, "non_finite": x.size - known.size})
+    return rows
+
+
+def hash_files(weights: Path) -> dict[str, str]:
+    """Return name -> sha256 of the files that a checkpoint consists of: one, or an index and what it lists."""
+    from hashlib import sha256  # here, as it takes 4 ms, which a mere import should not
+
+    files = [weights]
+    if weights.name.endswith(".index.json"):
+        shards = json.loads(weights.read_bytes())["weight_map"].values()
+        files += [weights.parent / name for name in sorted(set(shards))]
+    elif weights.suffix == ".index":
+        files += sorted(weights.parent.glob(f"{weights.stem}.data-*"))
+    hashes = {}
+    for path in files:
+        digest = sha256()
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        hashes[path.name] = digest.hexdigest()
+    return hashes
+
+
+def write_trace(
+    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors to a file that other programs read.
+
+    path      ends in .safetensors or .npz; it takes its name when it is whole, and what was there stays until then
+    tensors   name -> array, of float32, float64 or integers
+    metadata  strings, kept in the entry "__metadata__": that of the format, or in .npz a string of JSON
+    Raises OptionError for another ending, CheckpointError where the file can't be written: none is left then.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "trace.npz")
+    ...     write_trace(path, {"embed": np.zeros((1, 2))}, {"ids": "[7]"})
+    ...     read_dump(path)
+    Dump(tensors={'embed': array([[0., 0.]])}, metadata={'ids': '[7]'})
+    """
+    path = Path(path)
+    check_suffix(path)
+    stored = {name: _held(name, x) for name, x in tensors.items()}
+    if path.suffix == ".safetensors":
+        write_safetensors(path, stored, {"format": "np", **(metadata or {})})
+        return
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            arrays: dict[str, Any] = {METADATA: np.array(json.dumps(dict(metadata or {}))), **tensors}
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise wrong(path, f"can't be written: {error.strerror}", "free some space, or write elsewhere") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _held(name: str, x: np.ndarray) -> LazyTensor:
+    """An array as the reader of a file gives it."""
+    code = next((code for code, dtype in DTYPES.items() if code != "BF16" and dtype == x.dtype), None)
+    if code is None:
+        raise OptionError(f"{name}: {x.dtype}, expected numbers, such as float32 or int64: convert it")
+    return LazyTensor(code, x.shape, partial(np.asarray, x))
+
+
+def check_suffix(path: Path) -> None:
+    """Raise OptionError unless write_trace knows the format that the name of a file asks for."""
+    if path.suffix not in (".safetensors", ".npz"):
+        raise OptionError(f"{path}: ends in {path.suffix!r:.20}, expected .safetensors or .npz: choose another name")
+
+
+def read_dump(path: str | os.PathLike[str]) -> Dump:
+    """Read tensors that numgpt or another program wrote.
+
+    path  a file of safetensors, of np.savez or of torch.save, told by its content
+    Returns the tensors, and the strings beside them. What lies in dicts, lists or tuples of torch.save gets dotted
+    names: ("hidden_states", 3) is hidden_states.3.
+    Raises CheckpointError where there is no such file, or it is damaged.
+    """
+    path = Path(path)
+    with opened(path) as file:
+        start = file.read(9)
+        if start[:4] == b"PK\3\4":
+            with suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
+                if all(name.endswith(".npy") for name in archive.namelist()):
+                    return _read_npz(path)
+    if start[:4] == b"PK\3\4" or (start[:1] == b"\x80" and start[8:9] != b"{"):
+        from numgpt.checkpoint.pytorch import read_object
+
+        found = Dump({}, {})
+        _flatten("", read_object(path), found)
+        return found
+    lazy, metadata = read_header(path)
+    return Dump({name: tensor.read() for name, tensor in lazy.items()}, metadata)
+
+
+def _read_npz(path: Path) -> Dump:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        texts = {name: str(x) for name, x in arrays.items() if x.dtype.kind == "U" and not x.ndim}
+        metadata = json.loads(texts.pop(METADATA, "{}"))
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise wrong(path, f"{error}", "the file is damaged, or holds Python objects: write plain arrays") from None
+    if not is_str_map(metadata):
+        raise wrong(path, f"{METADATA} is no map of strings to strings", "write it anew")
+    return Dump({name: x for name, x in arrays.items() if x.dtype.kind in "fiub"}, {**texts, **metadata})
+
+
+def _flatten(name: str, value: Any, found: Dump) -> None:
+    """Add what torch.save kept, however it is nested."""
+    if isinstance(value, LazyTensor):
+        found.tensors[name] = value.read()
+    elif isinstance(value, str):
+        found.metadata[name] = value
+    elif isinstance(value, (list, tuple)) and value and all(type(x) is int for x in value):
+        found.tensors[name] = np.array(value)
+    elif isinstance(value, (dict, list, tuple)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _flatten(f"{name}.{key}" if name else str(key), item, found)
