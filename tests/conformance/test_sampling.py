@@ -1,5 +1,7 @@
 """The controls of sampling against those of Transformers: alone, together and inside its `generate`."""
 
+import pathlib
+
 import numpy as np
 import pytest
 import torch
@@ -189,3 +191,41 @@ def test_what_is_left_under_random_controls_is_what_generate_draws_from(seed, mo
     expected = softmax(out.scores[0][0].double().numpy())
     assert np.array_equal(found > 0, expected > 0)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def storyteller():
+    folder = pathlib.Path(__file__).parents[2] / "weights" / "storyteller"
+    return GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float64).eval(), numgpt.load(folder, dtype="float64")
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_trained_weights_give_the_greedy_ids_of_generate_under_random_controls(seed, storyteller):
+    model, m = storyteller
+    draw = np.random.default_rng(seed)
+    text = ["Once upon a time", "The king said to his", "There was", "She went into the forest"][seed % 4]
+    prompt = m.tokenizer.encode(text)
+    common = m.tokenizer.encode(" the a and was to , . he she it of in his her little old man said had")
+
+    def some_ids(longest):
+        return tuple(draw.choice(common, size=int(draw.integers(1, longest + 1))).tolist())
+
+    values = {
+        "logit_bias": {some_ids(2): float(draw.integers(-40, 40)) / 8 for _ in range(12)},
+        "repetition_penalty": float(draw.uniform(0.8, 1.8)),
+        "no_repeat_ngram_size": int(draw.integers(1, 5)),
+        "bad_words": [list(some_ids(2)) for _ in range(8)],
+        "min_new_tokens": int(draw.integers(1, 30)),
+    }
+    options = {name: value for name, value in values.items() if draw.random() < 0.6}
+    names = {"logit_bias": "sequence_bias", "bad_words": "bad_words_ids"}
+    expected = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        pad_token_id=m.config.eos_token_id,
+        do_sample=False,
+        max_new_tokens=30,
+        **{names.get(name, name): value for name, value in options.items()},
+    )[0, len(prompt) :].tolist()
+    found = list(numgpt.generate(prompt, m.params, m.config, temperature=0, max_new_tokens=30, **options))
+    assert found == [i for i in expected if i != m.config.eos_token_id]
