@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numgpt.config import Config
-from numgpt.model import attention_scale, merge_heads, split_heads
+from numgpt.model import attend, attention_scale, merge_heads, split_heads
 from numgpt.ops import causal_mask, gelu, gelu_erf, layer_norm, linear, relu, silu, softmax
 from numgpt.params import map_leaves
 
@@ -42,11 +42,11 @@ class Cause(NamedTuple):
     shown: Mapping[str, Edit] = MappingProxyType({})  # the same, where only what is dumped is wrong
     patch: Callable[[dict[str, Any]], dict[str, Any]] | None = None  # other parameters, in all layers
     apart: bool = False  # the edits may happen one without the other: a mistake of one layer norm, or of all
-    behind: bool = False  # its edits of q, k and v come behind the matrix product: what c_attn returns is right
+    behind: bool = False  # it comes behind the product that makes q, k and v, or the scores: those in a dump are right
     coarse: bool = False  # it rounds, so that values on the edge between two may go either way
 
 
-def causes(config: Config, params: dict[str, Any], eps: float | None = None) -> Iterator[Cause]:
+def all_causes(config: Config, params: dict[str, Any], eps: float | None = None) -> Iterator[Cause]:
     """Yield each mistake that is possible in a model, the common ones first.
 
     eps  an epsilon that was solved for, to be tried too
@@ -293,6 +293,15 @@ def _of_heads(config: Config) -> Iterator[Cause]:
         for end in ends:
             yield Cause(f"heads merged on the wrong axis: {back}", end)
 
+    def other_heads(site: Site, size: int) -> np.ndarray:
+        q, k, v = (split_heads(merge_heads(site.seen[name]), config.head_size) for name in QKV)
+        factor = attention_scale(config, site.layer) / attention_scale(config, 0)
+        return split_heads(merge_heads(attend(q, k, v, factor / math.sqrt(size))), H)
+
+    for size in {H, config.head_size}:
+        words = f"{wrong}: [T, C] is reshaped to [T, D, H], and taken as D heads of size H, scaled by 1/sqrt({size})"
+        yield Cause(words, {"attn.z": partial(other_heads, size=size)})
+
 
 # --- scores and weights
 
@@ -333,17 +342,22 @@ def _of_scores(config: Config) -> Iterator[Cause]:
     if not by_layer:
         yield inverse
     strict = "mask off by one: a position does not see itself"
-    yield Cause("mask off by one: each position sees the one after it", {"attn.scores": partial(scores, diagonal=1)})
-    yield Cause(strict, {"attn.scores": partial(scores, diagonal=-1, fill=-1e9)})
-    yield Cause(strict, {"attn.scores": partial(scores, diagonal=-1)})
-    first_is_zero = {"attn.weights": lambda s: np.nan_to_num(s.value)}
-    yield Cause(strict, {"attn.scores": partial(scores, diagonal=-1), **first_is_zero})
-    yield Cause("no mask: positions see the future", {"attn.scores": unmasked})
-    yield Cause("the mask is reversed: positions see only the future", {"attn.scores": _reversed(scores)})
-    yield Cause("masked scores are 0, or almost, instead of -inf", {"attn.scores": partial(scores, fill=0.0)})
-    for fill in (-1.0, -10.0, -100.0):
-        words = f"masked scores are {fill:g} instead of -inf"
-        yield Cause(words, {"attn.scores": partial(scores, fill=fill)})
+    masks: list[tuple[str, Edit]] = [
+        ("mask off by one: each position sees the one after it", partial(scores, diagonal=1)),
+        (strict, partial(scores, diagonal=-1, fill=-1e9)),
+        (strict, partial(scores, diagonal=-1)),
+        ("no mask: positions see the future", unmasked),
+        ("the mask is reversed: positions see only the future", _reversed(scores)),
+        ("masked scores are 0, or almost, instead of -inf", partial(scores, fill=0.0)),
+        *(
+            (f"masked scores are {fill:g} instead of -inf", partial(scores, fill=fill))
+            for fill in (-1.0, -10.0, -100.0)
+        ),
+    ]
+    for words, mask in masks:
+        yield Cause(words, {"attn.scores": mask}, behind=True)
+    no_nan: Edit = lambda s: np.nan_to_num(s.value)  # noqa: E731
+    yield Cause(strict, {"attn.scores": partial(scores, diagonal=-1), "attn.weights": no_nan}, behind=True)
     yield Cause("the scores were dumped before the mask, which itself is right", {}, shown={"attn.scores": unmasked})
 
     def masked_late(site: Site) -> np.ndarray:
@@ -392,6 +406,10 @@ def half(x: np.ndarray) -> np.ndarray:
         return x.astype(np.float16).astype(x.dtype)
 
 
+CACHED = ("attn.k", "attn.v")
+PRODUCTS = ("attn.q", "attn.k", "attn.weights", "attn.v")  # what ggml rounds where the cache is in float16
+
+
 def half_table_gelu(x: np.ndarray) -> np.ndarray:
     """GELU as llama.cpp has it on a CPU: looked up in a table of float16 -> float16, from -10 to 10.
 
@@ -425,16 +443,19 @@ def _of_activation(config: Config) -> Iterator[Cause]:
     def rounded(site: Site) -> np.ndarray:
         return half(site.value)
 
+    halves: list[dict[str, Edit]] = [dict.fromkeys(names, rounded) for names in ((), CACHED, PRODUCTS)]
+    also = [
+        "",
+        ", and keys and values kept in float16",
+        ", and q, k, v and the weights of attention rounded to it, too",
+    ]
     if right == "tanh GELU":
-        table: Edit = partial(activated, function=half_table_gelu)
-        words = "GELU by a half-precision table (input and output rounded to float16), as llama.cpp has it"
-        yield Cause(words, {"mlp.post": table}, coarse=True)
-        cache = dict.fromkeys(("attn.k", "attn.v"), rounded)
-        yield Cause(
-            f"{words}, and keys and values kept in float16", {"mlp.post": table, **cache}, behind=True, coarse=True
-        )
-    kept = dict.fromkeys(("attn.k", "attn.v"), rounded)
-    yield Cause("keys and values are kept in float16", kept, behind=True, coarse=True)
+        table: dict[str, Edit] = {"mlp.post": partial(activated, function=half_table_gelu)}
+        gelu_words = "GELU by a half-precision table (input and output rounded to float16)"
+        for more, halved in zip(also, halves, strict=True):
+            yield Cause(f"{gelu_words}{more}, as llama.cpp has it", {**table, **halved}, behind=True, coarse=True)
+    yield Cause("keys and values are kept in float16", halves[1], behind=True, coarse=True)
+    yield Cause("q, k, v and the weights of attention are rounded to float16", halves[2], behind=True, coarse=True)
     yield Cause("the output of the activation is rounded to float16", {"mlp.post": rounded}, coarse=True)
 
 

@@ -717,7 +717,7 @@ def verify(args: argparse.Namespace) -> None:
 def verify_dump(args: argparse.Namespace) -> None:
     """numgpt verify DUMP: show where another implementation first parts from this one, and why."""
     from numgpt.trace import read_dump
-    from numgpt.verify import verify as compare
+    from numgpt.verify import compare
 
     dump = read_dump(args.dump)
     model = load_model(args)

@@ -83,11 +83,15 @@ class Found(NamedTuple):
 
     source: str  # its name there
     x: np.ndarray  # in our layout; of logits perhaps the last positions alone
-    packed: bool  # q, k or v, cut by us out of what c_attn returns: how the program cuts it does not show
+    veiled: bool  # it does not show all: q, k and v as we cut them out of what c_attn returns, scores as we mask them
 
 
 class Misfit(Exception):
-    """Why a tensor of a dump is not compared."""
+    """Why a tensor of a dump can't be compared; and which of ours it is, if the name says so but the shape does not."""
+
+    def __init__(self, why: str, name: str | None = None) -> None:
+        super().__init__(why)
+        self.name = name
 
 
 def rename(name: str) -> str | None:
@@ -112,9 +116,10 @@ def rule_of(name: str) -> tuple[str, int]:
     return (name[: number.start()] + ".N" + name[number.end() :], int(number[1])) if number else (name, -1)
 
 
-def is_packed(name: str) -> bool:
-    """Whether a name, as `rename` returns it, stands for q, k and v side by side."""
-    return RULES[rule_of(name)[0]][1].endswith("3C")
+def is_veiled(name: str) -> bool:
+    """Whether what a name, as `rename` returns it, stands for does not show how the program goes on from it."""
+    key = rule_of(name)[0]
+    return key == "preatt" or RULES[key][1].endswith("3C")
 
 
 def place(name: str, x: np.ndarray, config: Config, T: int) -> dict[str, np.ndarray]:
@@ -126,33 +131,38 @@ def place(name: str, x: np.ndarray, config: Config, T: int) -> dict[str, np.ndar
     """
     key, number = rule_of(name)
     ours, axes = RULES[key]
-    if axes[0] == "L":
-        if x.shape[:1] not in ((config.n_layer,), (config.n_layer + 1,)):
-            raise Misfit(f"shape {x.shape}, expected {config.n_layer} layers on the first axis")
-        if key == "preatt" and x.ndim > 3:  # of what is masked llm.c computes nothing
-            x = np.where(causal_mask(*x.shape[-2:]), x, -np.inf)
-        parts = [_place(ours, i, axes[1:], x[i], config, T) for i in range(len(x))]
-        return {name: x for part in parts for name, x in part.items()}
-    return _place(ours, number, axes, x, config, T)
-
-
-def _place(ours: str, layer: int, axes: str, x: np.ndarray, config: Config, T: int) -> dict[str, np.ndarray]:
-    limit = config.n_layer if ours == "hidden.N" else config.n_layer - 1
-    if layer > limit:
-        raise Misfit(f"layer {layer}, but the model has layers 0 to {config.n_layer - 1}")
     sizes = {"T": T, "S": T, "C": config.n_embd, "H": config.n_head, "D": config.head_size}
-    sizes |= {"F": config.mlp_width, "V": config.n_vocab}
+    sizes |= {"3C": 3 * config.n_embd, "F": config.mlp_width, "V": config.n_vocab}
+    if axes[0] != "L":
+        return _place(ours, number, axes, x, config, sizes)
+    if x.shape[:1] not in ((config.n_layer,), (config.n_layer + 1,)):
+        raise Misfit(f"shape {x.shape}, expected {config.n_layer} layers on the first axis")
+    if key == "preatt" and x.ndim > 3:  # of what is masked llm.c computes nothing
+        x = np.where(causal_mask(*x.shape[-2:]), x, -np.inf)
+    parts = [_place(ours, i, axes[1:], x[i], config, sizes) for i in range(len(x))]
+    return {name: x for part in parts for name, x in part.items()}
+
+
+def _place(
+    ours: str, layer: int, axes: str, x: np.ndarray, config: Config, sizes: dict[str, int]
+) -> dict[str, np.ndarray]:
+    """Place a tensor of one layer, or of none (-1)."""
+    if layer >= config.n_layer + (ours == "hidden.N"):
+        raise Misfit(f"layer {layer}, but the model has layers 0 to {config.n_layer - 1}")
     if axes == "T3C":
-        x = _unbatched(x, 2)
-        if x.shape != (T, 3 * config.n_embd):
-            raise Misfit(f"shape {x.shape}, expected {(T, 3 * config.n_embd)}")
+        x, expected = _unbatched(x, 2), (sizes["T"], sizes["3C"])
+        if x.shape != expected:
+            raise Misfit(f"shape {x.shape}, expected {expected} [T, 3C]", f"h.{layer}.attn.q")
         parts = np.split(x, 3, axis=-1)
         return {f"h.{layer}.attn.{n}": split_heads(part, config.n_head) for n, part in zip("qkv", parts, strict=True)}
     if ours in ("hidden.N", "stream.N"):  # Transformers' last hidden state is behind the final layer norm
         last = ours == "hidden.N" and layer == config.n_layer
         ours, layer = ("embed", -1) if layer == 0 else ("ln_f", -1) if last else ("h.N.resid_post", layer - 1)
     name = ours.replace("N", str(layer), 1) if layer >= 0 else ours
-    return {name: _arrange(x, axes, OURS[ours], sizes)}
+    arranged = _arrange(x, axes, OURS[ours], sizes)
+    if arranged is None:
+        raise Misfit(_other_shape(_unbatched(x, len(axes)).shape, axes, sizes), name)
+    return {name: arranged}
 
 
 def _unbatched(x: np.ndarray, ndim: int) -> np.ndarray:
@@ -162,14 +172,12 @@ def _unbatched(x: np.ndarray, ndim: int) -> np.ndarray:
     return x
 
 
-def _arrange(x: np.ndarray, axes: str, target: str, sizes: dict[str, int]) -> np.ndarray:
+def _arrange(x: np.ndarray, axes: str, target: str, sizes: dict[str, int]) -> np.ndarray | None:
     """Bring an array with the given axes, or with heads where they are often left, into the order of ours."""
-    expected = tuple(sizes[a] for a in axes)
-    x = _unbatched(x, len(axes))
-    merged = _unbatched(x, 2)
+    x, merged = _unbatched(x, len(axes)), _unbatched(x, 2)
     if target == "HTD" and merged.shape == (sizes["T"], sizes["C"]):
         return split_heads(merged, sizes["H"])
-    if x.shape == expected:
+    if x.shape == tuple(sizes[a] for a in axes):
         return x.transpose([axes.index(a) for a in target]) if axes != target else x
     if target == "HTD" and x.shape == tuple(sizes[a] for a in "THD"):
         return x.swapaxes(0, 1)
@@ -177,4 +185,13 @@ def _arrange(x: np.ndarray, axes: str, target: str, sizes: dict[str, int]) -> np
         return x[:, : sizes["V"]]  # the last position alone, as nanoGPT; columns of padding, as llm.c
     if target == "TV" and x.shape == (sizes["V"],):
         return x[None]
-    raise Misfit(f"shape {x.shape}, expected {expected} [{', '.join(axes)}]")
+    return None
+
+
+def _other_shape(shape: tuple[int, ...], axes: str, sizes: dict[str, int]) -> str:
+    """Say what is wrong with a shape."""
+    words = f"shape {shape}, expected {tuple(sizes[a] for a in axes)} [{', '.join(axes)}]"
+    swapped = {**sizes, "H": sizes["D"], "D": sizes["H"]}
+    if "H" in axes and shape == tuple(swapped[a] for a in axes):
+        words += ": heads split on the wrong axis: [T, C] is reshaped to [T, D, H], and taken as D heads of size H"
+    return words

@@ -31,6 +31,7 @@ BUGS = {
     "transposed c_attn": "attn.q",
     "no c_attn bias": "attn.q",
     "heads [T, D, H]": "attn.q",
+    "heads [D, T, H]": "attn.q",
     "heads without transpose": "attn.q",
     "no scale": "attn.scores",
     "scale sqrt(C)": "attn.scores",
@@ -124,13 +125,16 @@ def dump(ids, params, config, bug=None, layer=None, dtype=np.float64):
         for name in "qkv":
             if on("heads [T, D, H]", i):
                 split = [parts[name][:, h::H] for h in range(H)]
+            elif on("heads [D, T, H]", i):
+                split = [parts[name][:, d * H : (d + 1) * H] for d in range(D)]
             elif on("heads without transpose", i):
                 split = list(parts[name].reshape(H, T, D))
             else:
                 split = [parts[name][:, h * D : (h + 1) * D] for h in range(H)]
             heads[name] = seen[f"{at}attn.{name}"] = np.stack(split)
 
-        scale = 1 / math.sqrt(D) if config.scale_attn_weights else 1.0
+        size = heads["q"].shape[-1]
+        scale = 1 / math.sqrt(size) if config.scale_attn_weights else 1.0
         scale = 1.0 if on("no scale", i) else 1 / math.sqrt(C) if on("scale sqrt(C)", i) else scale
         if config.scale_attn_by_inverse_layer_idx and not on("no inverse layer", i):
             scale /= i + 1

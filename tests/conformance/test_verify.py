@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import numgpt
 from numgpt.convert import convert
 from numgpt.trace import Dump, read_dump
-from numgpt.verify import verify
+from numgpt.verify import compare
 
 ROOT = pathlib.Path(__file__).parents[2]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -58,7 +58,7 @@ def folders(tmp_path_factory):
 
 
 def verified(tensors, folder, ids):
-    return verify(Dump(tensors, {}), numgpt.load(folder), ids)
+    return compare(Dump(tensors, {}), numgpt.load(folder), ids)
 
 
 def assert_passes(report, at_least):
@@ -134,7 +134,7 @@ def test_a_dump_of_torch_save_passes(folders, tmp_path):
     folder, ids = folders["wide"]
     tensors = dump_nanogpt.collect(dump_nanogpt.load(folder), ids)
     torch.save({"ids": ids, **{name: torch.from_numpy(x) for name, x in tensors.items()}}, tmp_path / "dump.pt")
-    assert_passes(verify(read_dump(tmp_path / "dump.pt"), numgpt.load(folder)), 36)
+    assert_passes(compare(read_dump(tmp_path / "dump.pt"), numgpt.load(folder)), 36)
 
 
 # --- bugs planted in PyTorch
@@ -151,13 +151,15 @@ class BrokenAttention(dump_nanogpt.SelfAttention):
         parts = [parts[i] for i in order]
         if self.bug == "heads [T, D, H]":
             q, k, v = (t.view(B, T, D, H).permute(0, 3, 1, 2) for t in parts)
+        elif self.bug == "heads [D, T, H]":  # D heads of size H
+            q, k, v = (t.view(B, T, D, H).transpose(1, 2) for t in parts)
         elif self.bug == "heads, no transpose":
             q, k, v = (t.reshape(B, H, T, D) for t in parts)
         else:
             q, k, v = (t.view(B, T, H, D).transpose(1, 2) for t in parts)
         att = q @ k.transpose(-2, -1)
         if self.bug != "no scale":
-            att = att / math.sqrt(D)
+            att = att / math.sqrt(k.size(-1))
         if self.bug != "no mask":
             hidden = torch.ones(T, T, dtype=torch.bool).triu(2 if self.bug == "mask off by one" else 1)
             att = att.masked_fill(hidden, -math.inf)
@@ -240,6 +242,7 @@ LAYER_BUGS = {
     "order k, q, v": (None, "attn.weights", "q/k/v order: .* k, q, v instead of q, k, v"),
     "order v, k, q": (None, "attn.weights", "q/k/v order: .* v, k, q instead of q, k, v"),
     "heads [T, D, H]": (None, "attn.weights", "heads split on the wrong axis: .*\\[T, D, H\\]"),
+    "heads [D, T, H]": (None, "attn.weights", "heads split on the wrong axis: .* D heads of size H"),
     "heads, no transpose": (None, "attn.weights", "heads split on the wrong axis: .* without a transpose"),
     "no scale": (None, "attn.weights", "missing 1/sqrt\\(D\\)"),
     "mask off by one": (None, "attn.weights", "mask off by one"),
@@ -295,8 +298,10 @@ def test_a_bug_is_found_where_it_is_made_and_named(folders, which, bug):
     assert_told(report, first if bug in MODEL_BUGS else f"h.0.{first}", words)
 
 
-@pytest.mark.parametrize("bug", ALL)
-@pytest.mark.parametrize("which", ["wide", "trained"])
+@pytest.mark.parametrize(
+    ("which", "bug"),
+    [*(("wide", bug) for bug in ALL), *(("trained", bug) for bug in ("epsilon", "no scale", "erf", "offset 1"))],
+)
 def test_a_bug_is_named_from_the_logits_alone(folders, which, bug):
     folder, ids = folders[which]
     logits = dump_nanogpt.collect(broken(folder, bug), ids)["logits"]
@@ -320,19 +325,17 @@ def test_a_bug_of_one_layer_is_named_from_the_logits_alone(folders, bug):
 # --- llama.cpp
 
 
+@pytest.mark.parametrize("cache", ["float32", "default"])
 @pytest.mark.parametrize("which", ["wide", "trained"])
-def test_llama_cpp_is_told_by_its_table_of_gelu(folders, which, tmp_path):
-    """It looks GELU up in a table of half precision, also where all weights are float32; and so we say."""
+def test_llama_cpp_is_told_by_its_table_of_gelu(folders, which, cache, tmp_path):
+    """It looks GELU up in a table of half precision, also where all weights are float32; and so we say.
+
+    Its keys and values are kept in half precision too, unless it is asked not to.
+    """
     folder, ids = folders[which]
     peers.make_gguf(folder, tmp_path / "model.gguf")
-    model = llama_cpp.Llama(
-        str(tmp_path / "model.gguf"),
-        n_ctx=32,
-        logits_all=True,
-        type_k=llama_cpp.GGML_TYPE_F32,
-        type_v=llama_cpp.GGML_TYPE_F32,
-        verbose=False,
-    )
+    kinds = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32} if cache == "float32" else {}
+    model = llama_cpp.Llama(str(tmp_path / "model.gguf"), n_ctx=32, logits_all=True, verbose=False, **kinds)
     model.eval(ids)
     logits = np.array(model.scores[: len(ids)])
-    assert_told(verified({"logits": logits}, folder, ids), "logits", "half-precision table .* as llama.cpp")
+    assert_told(verified({"logits": logits}, folder, ids), "logits", "half-precision table .* llama.cpp")
