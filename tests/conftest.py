@@ -12,8 +12,8 @@ settings.register_profile("steady", max_examples=50, derandomize=True, deadline=
 settings.register_profile("explore", max_examples=1000, deadline=None, suppress_health_check=unchecked)
 settings.load_profile("steady")
 
-# The matrices of the tests are small: threads of BLAS would wait for each other longer than they work, on a machine that
-# does something else besides twenty times as long. It is read when NumPy is imported.
+# The matrices of the tests are small: threads of BLAS would wait for each other longer than they work, and many times
+# longer on a machine that does something else besides. It is read when NumPy is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # No test asks the network, finds a model that somebody has in a cache, or sends somebody's token.
