@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 # The same examples on each run, so that a machine's speed or luck decides nothing. To look for new ones:
 # pytest --hypothesis-profile=explore
 unchecked = [HealthCheck.too_slow]
-settings.register_profile("steady", max_examples=50, derandomize=True, deadline=None, suppress_health_check=unchecked)
+settings.register_profile("steady", max_examples=30, derandomize=True, deadline=None, suppress_health_check=unchecked)
 settings.register_profile("explore", max_examples=1000, deadline=None, suppress_health_check=unchecked)
 settings.load_profile("steady")
 

@@ -182,7 +182,7 @@ class Hub:
             server = Server(("127.0.0.1", 0), Handler)
             server.hub = self
             self.servers.append(server)
-            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=(0.002,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.servers[0].server_port}"
         self.other_url = f"http://localhost:{self.servers[1].server_port}"
         self.openai_url = f"{self.url}/gpt-2/models"
@@ -223,6 +223,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    disable_nagle_algorithm = True
     protocol_version = "HTTP/1.1"
     hub: Hub
 

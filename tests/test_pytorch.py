@@ -951,9 +951,9 @@ def laughs(depth: int) -> bytes:
 
 
 BOMBS = {
-    "nested tuples": b")" + b"\x85" * 300_000,
-    "nested tuple as a key": b"})" + b"\x85" * 300_000 + b"Ns",
-    "nested lists": b"]" * 200_000 + b"a" * 199_999,
+    "nested tuples": b")" + b"\x85" * 100_000,
+    "nested tuple as a key": b"})" + b"\x85" * 100_000 + b"Ns",
+    "nested lists": b"]" * 80_000 + b"a" * 79_999,
     "list in itself": b"]q\0h\0a",
     "dict in itself": b"}q\0" + dump("a") + b"h\0s",
     "billion laughs": laughs(60),
@@ -961,18 +961,18 @@ BOMBS = {
     "laughs as a key": b"}" + laughs(60) + b"Ns",
     "laughs as sizes": call("torch._utils._rebuild_tensor", F32, 0, Code(laughs(60)), ()),
     "laughs as an id": laughs(60) + b"Q",
-    "marks": b"(" * 10_000_000,
-    "dicts in a list": b"](" + b"}" * 950_000 + b"e",
-    "lists": b"](" + b"]" * 950_000 + b"e",
-    "shared dict": b"}q\0" + dump("a") + b"}s](" + b"h\0" * 200_000 + b"e",
-    "memo": b"N" + b"\x94" * 950_000,
+    "marks": b"(" * 2_000_000,
+    "dicts in a list": b"](" + b"}" * 100_000 + b"e",
+    "lists": b"](" + b"]" * 300_000 + b"e",
+    "shared dict": b"}q\0" + dump("a") + b"}s](" + b"h\0" * 100_000 + b"e",
+    "memo": b"N" + b"\x94" * 100_000,
     "encode": dump("x" * 8_000_000) + b"q\0]" + (name("_codecs.encode") + b"h\0" + dump("latin1") + b"\x86Ra") * 200,
     "wide text": dump("🙂" + "x" * 16_000_000),
     "bytes in a message": dump(b"\xff" * 15_000_000) + b"q\0(" + b"h\0" * 1000 + b"tQ",
-    "numbers as keys": b"}(" + b"".join(dump(i << 40) + b"N" for i in range(200_000)) + b"u",
-    "tensors": b"](" + W + b"q\0" + b"h\0" * 200_000 + b"e",
+    "numbers as keys": b"}(" + b"".join(dump(i << 40) + b"N" for i in range(80_000)) + b"u",
+    "tensors": b"](" + W + b"q\0" + b"h\0" * 100_000 + b"e",
     "huge numbers": b"](" + (b"\x8a\xff" + b"\x7f" * 255) * 60_000 + b"e",
-    "large dicts in a message": b"}(" + b"".join(dump(f"{i}") + b"N" for i in range(300_000)) + b"uq\0("
+    "large dicts in a message": b"}(" + b"".join(dump(f"{i}") + b"N" for i in range(100_000)) + b"uq\0("
         + b"h\0" * 100 + b"t" + b"q\1" + (b"(" + b"h\1" * 10 + b"t") * 10 + b"Q",
     "expanded": dump([tensor(F32, (1 << 40,), (0,))]),
     "large frame": b"\x95" + b"\xff" * 8 + b"N",
@@ -998,7 +998,7 @@ def directories() -> dict[str, bytes]:
         )
 
     return {
-        "entries": pack(b"".join(entry(b"%d" % i, b"") for i in range(80_000)), 80_000),
+        "entries": pack(b"".join(entry(b"%d" % i, b"") for i in range(40_000)), 40_000),
         "fields": pack(b"".join(entry(b"%d" % i, b"\0\0\0\0" * 16_000) for i in range(64)), 64),
         "wide fields": pack(b"".join(entry(b"%d" % i, b"\1\0\0\0" * 16_000) for i in range(64)), 64),
         "too large": pack(bytes(5 << 20), 1),

@@ -723,7 +723,7 @@ def sound_files(draw) -> bytes:
     return pack(text, bytes(i % 2 for i in range(size)))
 
 
-@fuzz(100)
+@fuzz(60)
 @given(raw=sound_files())
 def test_any_sound_file_is_read(tmp_path, raw):
     path = write(tmp_path, raw)
@@ -775,13 +775,13 @@ ENTRIES = st.fixed_dictionaries(
 HEADERS = st.dictionaries(NAMES | st.just("__metadata__"), ENTRIES | VALUES, max_size=4)
 
 
-@fuzz(200)
+@fuzz(80)
 @given(header=HEADERS, data=st.binary(max_size=8))
 def test_any_json_for_a_header(tmp_path, header, data):
     only_checkpoint_errors(save(tmp_path, header, data))
 
 
-@fuzz(200)
+@fuzz(80)
 @given(
     index=VALUES | st.fixed_dictionaries({"weight_map": st.dictionaries(NAMES, NAMES | VALUES, max_size=3) | VALUES})
 )
@@ -790,7 +790,7 @@ def test_any_json_for_an_index(tmp_path, index):
     only_checkpoint_errors(path, read_index)
 
 
-@fuzz(200)
+@fuzz(80)
 @given(raw=st.binary(max_size=40))
 def test_any_bytes_at_all(tmp_path, raw):
     for content in (raw, pack(raw), pack(b"{" + raw)):

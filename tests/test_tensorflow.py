@@ -1056,7 +1056,7 @@ ENTRIES = st.builds(
 )
 
 
-@fuzz(200)
+@fuzz(80)
 @given(
     head=st.just(header()) | st.builds(header, NUMBERS, NUMBERS, MESSAGES) | MESSAGES,
     values=st.dictionaries(st.binary(max_size=4), ENTRIES | MESSAGES, max_size=4),
@@ -1067,7 +1067,7 @@ def test_any_messages_for_header_and_tensors(tmp_path, head, values, block_size)
     only_checkpoint_errors(put(tmp_path, table(pairs, block_size)))
 
 
-@fuzz(200)
+@fuzz(80)
 @given(handles=st.lists(st.tuples(st.binary(max_size=4), NUMBERS | st.just(len(pack(PAIRS))), NUMBERS), max_size=4))
 def test_any_handles_for_blocks(tmp_path, handles):
     contents = pack([(key, varint(at) + varint(size)) for key, at, size in handles])
@@ -1077,7 +1077,7 @@ def test_any_handles_for_blocks(tmp_path, handles):
         only_checkpoint_errors(put(tmp_path, raw[:-48] + bundles.footer((at, size), (size, at))[:40] + raw[-8:]))
 
 
-@fuzz(200)
+@fuzz(80)
 @given(raw=st.binary(max_size=60), compression=st.sampled_from([0, 0, 0, 1, 255]))
 def test_any_bytes_for_a_file_a_block_and_a_message(tmp_path, raw, compression):
     for content in (raw, raw + bundles.MAGIC, join([seal(raw, compression)], [b"z"]), a(raw), table([(b"", raw)])):
