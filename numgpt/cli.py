@@ -176,6 +176,7 @@ def exit_at_ctrl_c() -> Iterator[None]:
 def generate(args: argparse.Namespace) -> None:
     """numgpt generate: show the prompt and what follows it, token by token, or several texts."""
     from numgpt.completion import start_ids, until
+    from numgpt.generation import Watched
 
     check_job(args, given=args.prompt is not None)
     model = load_model(args)
@@ -196,36 +197,25 @@ def generate(args: argparse.Namespace) -> None:
 
     start, count = time.perf_counter(), 0
     for number, steps in enumerate(texts):
-        new_ids: list[int] = []
-        finish_reason, text = "stop", ""  # unless the generator comes to its end, and says why
-
-        def watched(steps: Generator[int, None, str] = steps, new_ids: list[int] = new_ids) -> Iterator[int]:
-            nonlocal finish_reason
-            while True:
-                try:
-                    new_ids.append(next(steps))
-                except StopIteration as end:
-                    finish_reason = end.value
-                    return
-                yield new_ids[-1]
-
+        watched, text = Watched(steps), ""
         show = (lambda text: None) if args.json else (lambda text: print(text, end="", flush=True))
         show("\n" * (number > 0) + prompt)
         try:
-            for piece in until(tokenizer.decode_stream(watched()), stops):
+            for piece in until(tokenizer.decode_stream(watched), stops):
                 show(piece)
                 text += piece
         except NumgptError:
             show("\n")  # so that the error has a line of its own
             raise
+        finish_reason = "stop" if watched.finish_reason == "interrupted" else watched.finish_reason  # by a stop string
         if args.json:
-            result = {"prompt": prompt, "text": text, "ids": new_ids, "finish_reason": finish_reason, "seed": seed}
+            result = {"prompt": prompt, "text": text, "ids": watched.ids, "finish_reason": finish_reason, "seed": seed}
             print(json.dumps({"model": str(args.model), **result}))
         elif not (prompt + text).endswith("\n"):
             print(flush=True)
         if finish_reason == "context":
             note(args, f"stopped at the context limit of {model.config.n_ctx} tokens (--overflow slide goes on)")
-        count += len(new_ids)
+        count += len(watched.ids)
     seconds = time.perf_counter() - start
     n_ctx, half = model.config.n_ctx, model.config.n_ctx // 2
     if args.overflow == "slide" and len(ids) + count > n_ctx:
@@ -759,8 +749,10 @@ def show_report(report: numgpt.verify.Report) -> None:
         print(f"  not compared: {', '.join(names[:8])}{more}: {why}")
     for cause in report.causes:
         print(f"  likely cause: {cause}")
+    if report.pattern:
+        print("  no known cause fits; the difference looks like this:")
     for line in report.pattern:
-        print(f"  no known cause fits: {line}")
+        print(f"    {line}")
 
 
 def verify_published(args: argparse.Namespace) -> None:

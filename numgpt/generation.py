@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -195,6 +195,30 @@ def warn_of_limit(config: Config, made: int, asked: int) -> None:
     """Tell whoever asks a generator for the next id that the text has come to the context limit."""
     limit = f"stopped at the context limit of {config.n_ctx} tokens"
     warnings.warn(f"{limit}: {made} of {asked} new tokens are made", stacklevel=3)
+
+
+class Watched:
+    """What `generate` yields, passed on; afterwards its ids, and why they end.
+
+    >>> steps = Watched(iter([7, 8]))
+    >>> next(iter(steps)), steps.ids, steps.finish_reason
+    (7, [7], 'interrupted')
+    """
+
+    def __init__(self, steps: Generator[int, None, str]) -> None:
+        self.steps = steps
+        self.ids: list[int] = []
+        self.finish_reason = "interrupted"  # unless the generator comes to its end, and says why
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            try:
+                i = next(self.steps)
+            except StopIteration as end:
+                self.finish_reason = end.value
+                return
+            self.ids.append(i)
+            yield i
 
 
 def generate(

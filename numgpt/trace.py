@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numgpt.checkpoint import LazyTensor
-from numgpt.checkpoint.files import DTYPES, is_str_map, opened, wrong
+from numgpt.checkpoint.files import DTYPES, is_str_map, opened, written_whole, wrong
 from numgpt.checkpoint.safetensors import read_header, write_safetensors
 from numgpt.config import Config
 from numgpt.errors import OptionError
@@ -245,18 +245,9 @@ def write_trace(
     if path.suffix == ".safetensors":
         write_safetensors(path, stored, {"format": "np", **(metadata or {})})
         return
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            arrays: dict[str, Any] = {METADATA: np.array(json.dumps(dict(metadata or {}))), **tensors}
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise wrong(path, f"can't be written: {error.strerror}", "free some space, or write elsewhere") from error
-    finally:
-        part.unlink(missing_ok=True)
+    arrays: dict[str, Any] = {METADATA: np.array(json.dumps(dict(metadata or {}))), **tensors}
+    with written_whole(path) as file:
+        np.savez(file, **arrays)
 
 
 def _held(name: str, x: np.ndarray) -> LazyTensor:

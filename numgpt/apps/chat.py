@@ -22,7 +22,7 @@ Source of DialoGPT's turns: Zhang et al. 2019, arXiv:1911.00536, section 3.1.
 """
 
 import json
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ from numgpt import fast
 from numgpt.cache import KVCache
 from numgpt.checkpoint.files import read_small
 from numgpt.errors import CheckpointError, ContextError, TokenError
-from numgpt.generation import check_rules, generate
+from numgpt.generation import Watched, check_rules, generate
 from numgpt.models import Model
 from numgpt.tokenizer import Tokenizer
 
@@ -162,29 +162,16 @@ class Chat:
 
     def _said(self, asked: list[int], steps: Generator[int, None, str]) -> Generator[str, None, None]:
         """Yield the text of a reply, and remember the turn."""
-        new_ids: list[int] = []
-        finish_reason = "interrupted"
-
-        def watched() -> Iterator[int]:
-            nonlocal finish_reason
-            while True:
-                try:
-                    new_ids.append(next(steps))
-                except StopIteration as stop:
-                    finish_reason = stop.value
-                    return
-                yield new_ids[-1]
-
-        said = False
+        watched, said = Watched(steps), False
         try:
-            for piece in tokenizer_of(self.model).decode_stream(watched()):
+            for piece in tokenizer_of(self.model).decode_stream(watched):
                 text = piece if said else piece.lstrip()
                 if text:
                     said = True
                     yield text
         finally:
             steps.close()
-            self.turns.append(Turn(asked, new_ids, finish_reason))
+            self.turns.append(Turn(asked, watched.ids, watched.finish_reason))
             self.replies += 1
 
 

@@ -53,6 +53,7 @@ from numgpt.checkpoint.files import (
     read_array,
     read_shards,
     version_of,
+    written_whole,
     wrong,
 )
 
@@ -188,19 +189,10 @@ def write_safetensors(
     text = json.dumps(header, separators=(",", ":")).encode()
     text = text.ljust(-(-len(text) // 8) * 8)  # so that the data is aligned
 
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for tensor in tensors.values():
-                file.write(_narrow(tensor.read(), tensor.dtype).reshape(-1).view(np.uint8).data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise wrong(path, f"can't be written: {error.strerror}", "free some space, or write elsewhere") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with written_whole(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            file.write(_narrow(tensor.read(), tensor.dtype).reshape(-1).view(np.uint8).data)
 
 
 def _narrow(array: np.ndarray, dtype: str) -> np.ndarray:
