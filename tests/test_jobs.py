@@ -166,6 +166,7 @@ def test_a_fingerprint_sees_a_single_weight_and_the_tokenizer(model):
 
 
 @given(st.data())
+@pytest.mark.thorough
 def test_from_any_part_of_an_output_the_job_comes_to_the_same_file(tmp_path_factory, model, data):
     """Some lines in any order, and a part of one more: what a kill leaves."""
     folder = tmp_path_factory.mktemp("part")

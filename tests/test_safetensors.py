@@ -737,6 +737,7 @@ def test_any_sound_file_is_read(tmp_path, raw):
 
 @fuzz(25)
 @given(raw=sound_files(), bit=st.integers(0, 7))
+@pytest.mark.thorough
 def test_a_flipped_bit_in_any_byte(tmp_path, raw, bit):
     for at in range(len(raw)):
         path = write(tmp_path, raw[:at] + bytes([raw[at] ^ 1 << bit]) + raw[at + 1 :])
@@ -745,6 +746,7 @@ def test_a_flipped_bit_in_any_byte(tmp_path, raw, bit):
 
 @fuzz(25)
 @given(raw=sound_files())
+@pytest.mark.thorough
 def test_any_truncation_is_refused(tmp_path, raw):
     for size in range(len(raw)):
         path = write(tmp_path, raw[:size])
@@ -753,6 +755,7 @@ def test_any_truncation_is_refused(tmp_path, raw):
 
 @fuzz(25)
 @given(raw=sound_files(), out=st.integers(0, 9), put=st.binary(max_size=9))
+@pytest.mark.thorough
 def test_bytes_taken_out_and_put_in_anywhere(tmp_path, raw, out, put):
     for at in range(len(raw)):
         path = write(tmp_path, raw[:at] + put + raw[at + out :])
@@ -785,6 +788,7 @@ def test_any_json_for_a_header(tmp_path, header, data):
 @given(
     index=VALUES | st.fixed_dictionaries({"weight_map": st.dictionaries(NAMES, NAMES | VALUES, max_size=3) | VALUES})
 )
+@pytest.mark.thorough
 def test_any_json_for_an_index(tmp_path, index):
     path = write(tmp_path, json.dumps(index).encode(), "model.safetensors.index.json")
     only_checkpoint_errors(path, read_index)

@@ -787,6 +787,7 @@ def test_tokens_come_as_often_as_their_probability_says_over(axis):
 
 
 @pytest.mark.parametrize("name", list(CASES)[1:])
+@pytest.mark.thorough
 def test_tokens_come_as_often_as_the_controls_say_over_positions_seeds_and_streams(name):
     options, weights = CASES[name]
     logits = logits_of(WEIGHTS)

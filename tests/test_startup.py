@@ -74,6 +74,7 @@ def test_the_modules_of_the_package_are_its_attributes(statement):
     assert run.stdout.split() == ["numgpt.fast", "numgpt.ops", "numgpt.download"]  # which has a function `download`
 
 
+@pytest.mark.thorough
 def test_each_module_can_be_imported_first():
     for path in sorted((ROOT / "numgpt").glob("[a-z]*.py")):
         run = python(f"import numgpt.{path.stem}")

@@ -60,6 +60,7 @@ def test_each_part_has_its_summary_in_order():
 
 
 @pytest.mark.parametrize("word", ["x", "word ", "One line\n", "A sentence. ", "\U0001f98a", "x\u0301", "a\r\n\r\n"])
+@pytest.mark.thorough
 def test_text_of_any_kind_is_cut_and_nothing_of_it_is_lost(word):
     text = word * 3000
     parts = split_article(MODEL, text)
@@ -119,6 +120,7 @@ def test_the_command_tells_the_seed_that_it_drew(capsys, tmp_path):
     assert call(capsys, path, "--seed", err.split("seed ")[1].strip())[1] == out
 
 
+@pytest.mark.thorough
 def test_the_command_says_that_a_long_text_comes_in_parts(capsys, tmp_path):
     path = tmp_path / "article.txt"
     text = "\n\n".join(split_article(MODEL, LONG)[:2])

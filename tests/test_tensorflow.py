@@ -911,6 +911,7 @@ HOSTILE = {  # one thing, as often as it fits
 
 
 @pytest.mark.parametrize("contents", [pytest.param(case, id=name) for name, case in HOSTILE.items()])
+@pytest.mark.thorough
 def test_a_hostile_index_takes_little_memory(tmp_path, monkeypatch, contents):
     monkeypatch.setattr(module, "MAX_INDEX", LIMIT)
     path = write(tmp_path / INDEX, block(HEAD + contents + ONE))
@@ -977,6 +978,7 @@ SMALL = {"a/b": Tensor("U8", (4,), DATA), "a/c": floats(2, 1), "b": Tensor("F16"
 
 
 @pytest.mark.parametrize("block_size", [1, 40, 1 << 18])
+@pytest.mark.thorough
 def test_each_flipped_bit_of_an_index_is_noticed(tmp_path, block_size):
     path = save(tmp_path / "x.ckpt", SMALL, block_size=block_size)
     raw = path.read_bytes()
@@ -1027,6 +1029,7 @@ def test_each_flipped_bit_behind_a_repaired_checksum(tmp_path, bit):
 
 @fuzz(20)
 @given(out=st.integers(0, 9), insert=st.binary(max_size=11))
+@pytest.mark.thorough
 def test_bytes_taken_out_and_put_in_behind_a_repaired_checksum(tmp_path, out, insert):
     data = pack(SMALL_PAIRS)
     for at in range(len(data)):
@@ -1062,6 +1065,7 @@ ENTRIES = st.builds(
     values=st.dictionaries(st.binary(max_size=4), ENTRIES | MESSAGES, max_size=4),
     block_size=st.sampled_from([1, 1 << 18]),
 )
+@pytest.mark.thorough
 def test_any_messages_for_header_and_tensors(tmp_path, head, values, block_size):
     pairs = sorted({**values, b"": head}.items())
     only_checkpoint_errors(put(tmp_path, table(pairs, block_size)))

@@ -309,6 +309,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(text, tmp_path, eval_in
 
 
 @posix
+@pytest.mark.thorough
 def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_bits(text, tmp_path):
     train(text, tmp_path / "whole", **{**TINY, "steps": 60})
     for delay in 1, 12, 25:
@@ -363,6 +364,7 @@ def killed_at(n, folder, run):
 
 @posix
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.thorough
 def test_killed_before_any_change_of_a_file_it_leaves_a_checkpoint_that_loads_and_goes_on(text, tmp_path):
     options = {**TINY, "steps": 2, "warmup_steps": 1, "eval_interval": 1}
     train(text, tmp_path / "whole", **options)

@@ -563,6 +563,7 @@ FOREVER: dict[str, tuple[Fault, str]] = {
 
 
 @pytest.mark.parametrize("case", FOREVER)
+@pytest.mark.thorough
 def test_what_never_passes_is_given_up(hub, tmp_path, waits, impatient, case):
     fault, expected = FOREVER[case]
     hub.always(NAME, fault)
@@ -803,6 +804,7 @@ FAULTS += [fault for file, fault, _ in NEVER.values() if file == NAME]
     first=st.lists(st.sampled_from([status(500), status(429, retry_after=1), redirect("/x"), page()]), max_size=2),
     known=st.booleans(),
 )
+@pytest.mark.thorough
 def test_any_faults_end_in_the_whole_file_or_an_error(hub, waits, impatient, tmp_path_factory, faults, first, known):
     clear(hub)
     hub.plan(NAME, *faults)

@@ -149,6 +149,7 @@ def test_the_reference_dumps_of_transformers_pass():
 
 @settings(max_examples=25)
 @given(st.data())
+@pytest.mark.thorough
 def test_any_part_of_a_right_dump_passes(data):
     model = wide()
     tensors = dump(IDS, model.params, model.config, dtype=np.float32)
@@ -161,7 +162,7 @@ def test_any_part_of_a_right_dump_passes(data):
 # --- what is wrong
 
 
-@pytest.mark.parametrize("bug", BUGS)
+@pytest.mark.parametrize("bug", list(BUGS)[::3])
 def test_a_bug_in_every_layer_is_found_in_the_right_tensor_and_named(bug):
     model = wide(**NEEDS.get(bug, {}))
     tensors = dump(IDS, model.params, model.config, bug, dtype=np.float32)
@@ -175,7 +176,7 @@ def test_a_bug_in_every_layer_is_found_in_the_right_tensor_and_named(bug):
     assert "differs first" not in report.causes[0]  # it explains all that follows, too
 
 
-@pytest.mark.parametrize("bug", list(BUGS)[::6])
+@pytest.mark.parametrize("bug", list(BUGS)[::12])
 def test_a_bug_in_every_layer_is_named_by_the_logits_alone(bug):
     model = wide(**NEEDS.get(bug, {}))
     logits = dump(IDS, model.params, model.config, bug, dtype=np.float32)["logits"]
@@ -187,7 +188,8 @@ def test_a_bug_in_every_layer_is_named_by_the_logits_alone(bug):
 IN_A_LAYER = [bug for bug in BUGS if BUGS[bug] not in ONCE]
 
 
-@pytest.mark.parametrize("bug", IN_A_LAYER[::6])
+@pytest.mark.parametrize("bug", IN_A_LAYER[::12])
+@pytest.mark.thorough
 def test_a_bug_in_one_layer_is_found_there(bug):
     model = wide(**NEEDS.get(bug, {}))
     small = bug in ("epsilon 1e-6", "epsilon 1e-12")  # so near to the rounding of float32 there that it may pass for it
@@ -214,7 +216,7 @@ TRAINED = ["position offset 1", "epsilon 1e-6", "unbiased variance", "order k q 
 TRAINED += ["mask sees next", "transposed attn.c_proj", "erf", "half table", "bfloat16 weights"]
 
 
-@pytest.mark.parametrize("bug", TRAINED[-2:])
+@pytest.mark.parametrize("bug", TRAINED[-2:-1])
 def test_bugs_are_named_in_a_trained_model(storyteller, bug):
     model, ids = storyteller
     report = check(model, ids, dump(ids, model.params, model.config, bug, dtype=np.float32))
@@ -232,6 +234,7 @@ def test_bugs_are_named_in_float64_where_they_are_far_above_the_noise(bug):
     assert report.rows[-1].times > 1e8
 
 
+@pytest.mark.thorough
 def test_an_odd_epsilon_is_solved_for():
     model = wide()
     other = model.config._replace(layer_norm_epsilon=0.0042)
@@ -318,6 +321,7 @@ def at_position_4(x):
         ),
     ],
 )
+@pytest.mark.thorough
 def test_a_difference_that_no_cause_explains_is_described(change, told):
     report = broken_logits(change)
     assert report.causes == []
@@ -464,7 +468,7 @@ def test_the_names_and_layouts_of_other_programs_are_known(program, rows):
     assert set(report.not_compared) == expected.get(program, set())
 
 
-@pytest.mark.parametrize("bug", ["no scale", "transposed mlp.c_proj"])
+@pytest.mark.parametrize("bug", ["no scale"])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_bugs_are_named_in_the_dumps_of_other_programs(program, bug):
     model = wide()

@@ -7,6 +7,17 @@ from test_verify import storyteller  # noqa: F401  (a fixture)
 
 
 @pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_in_every_layer_is_found_in_the_right_tensor_and_named(bug):
+    test_verify.test_a_bug_in_every_layer_is_found_in_the_right_tensor_and_named(bug)
+
+
+@pytest.mark.parametrize("bug", ["position offset 1", "no scale", "erf", "mask sees next", "transposed mlp.c_proj"])
+@pytest.mark.parametrize("program", test_verify.PROGRAMS)
+def test_bugs_are_named_in_the_dumps_of_other_programs(program, bug):
+    test_verify.test_bugs_are_named_in_the_dumps_of_other_programs(program, bug)
+
+
+@pytest.mark.parametrize("bug", BUGS)
 def test_a_bug_in_every_layer_is_named_by_the_logits_alone(bug):
     test_verify.test_a_bug_in_every_layer_is_named_by_the_logits_alone(bug)
 
