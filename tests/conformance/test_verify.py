@@ -1,5 +1,5 @@
 """numgpt verify against live programs: transformers and a plain PyTorch GPT-2 pass; bugs planted in the latter are
-found where they are made and called by their names; llama.cpp is told as what it is.
+found where they are made and called by their names. llama.cpp is in test_llama_cpp.py.
 """
 
 import importlib.util
@@ -8,7 +8,6 @@ import pathlib
 import re
 import sys
 
-import llama_cpp
 import numpy as np
 import pytest
 import torch
@@ -30,7 +29,7 @@ def script(name):
     """Import a script of the tests by its path."""
     spec = importlib.util.spec_from_file_location(pathlib.Path(name).stem, ROOT / "tests" / name)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # peers.py has dataclasses, which look their module up
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -38,7 +37,6 @@ def script(name):
 make_reference = script("reference/make_reference.py")
 dump_transformers = script("reference/dump_transformers.py")
 dump_nanogpt = script("reference/dump_nanogpt.py")
-peers = script("bench/peers.py")
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
@@ -320,22 +318,3 @@ def test_a_bug_of_one_layer_is_named_from_the_logits_alone(folders, bug):
     folder, ids = folders["wide"]
     logits = dump_nanogpt.collect(broken(folder, bug, layers=[1]), ids)["logits"]
     assert_told(verified({"logits": logits}, folder, ids), "logits", LAYER_BUGS[bug][2] + ".* layer 1")
-
-
-# --- llama.cpp
-
-
-@pytest.mark.parametrize("cache", ["float32", "default"])
-@pytest.mark.parametrize("which", ["wide", "trained"])
-def test_llama_cpp_is_told_by_its_table_of_gelu(folders, which, cache, tmp_path):
-    """It looks GELU up in a table of half precision, also where all weights are float32; and so we say.
-
-    Its keys and values are kept in half precision too, unless it is asked not to.
-    """
-    folder, ids = folders[which]
-    peers.make_gguf(folder, tmp_path / "model.gguf")
-    kinds = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32} if cache == "float32" else {}
-    model = llama_cpp.Llama(str(tmp_path / "model.gguf"), n_ctx=32, logits_all=True, verbose=False, **kinds)
-    model.eval(ids)
-    logits = np.array(model.scores[: len(ids)])
-    assert_told(verified({"logits": logits}, folder, ids), "logits", "half-precision table .* llama.cpp")
