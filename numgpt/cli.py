@@ -176,7 +176,7 @@ def exit_at_ctrl_c() -> Iterator[None]:
 def generate(args: argparse.Namespace) -> None:
     """numgpt generate: show the prompt and what follows it, token by token, or several texts."""
     from numgpt.completion import start_ids, until
-    from numgpt.generation import Watched
+    from numgpt.generation import Watched, random_seed
 
     check_job(args, given=args.prompt is not None)
     model = load_model(args)
@@ -188,7 +188,7 @@ def generate(args: argparse.Namespace) -> None:
     if args.prompt == "-":
         prompt = prompt.removesuffix("\n")  # the end of the last line, which is not meant
     ids = start_ids(model, tokenizer.encode(prompt, allow_special=args.allow_special))
-    seed = int.from_bytes(os.urandom(4), "little") if args.seed is None else args.seed
+    seed = random_seed() if args.seed is None else args.seed
     options = {**generate_options(args, tokenizer), "seed": seed, "tokenizer": tokenizer}
     stops = options["stop_strings"]
     texts = started(args.num_return_sequences, ids, model, options)
@@ -255,7 +255,6 @@ def check_job(args: argparse.Namespace, given: bool) -> None:
 def job(args: argparse.Namespace, model: numgpt.models.Model, options: dict[str, Any]) -> None:
     """numgpt generate or score with --input: do what is left of a job, and say how that gets on."""
     from numgpt.apps.jobs import Job, fingerprint, run_job
-    from numgpt.progress import LineBar
 
     if args.kind == "generate":
         options = {**options, "seed": args.seed or 0}  # one that is drawn would be lost when the job is killed
@@ -386,14 +385,11 @@ def score(args: argparse.Namespace) -> None:
             "correct": f"{last.correct} of {last.texts} last words: each token the likeliest; no stop-word filter"
         }
     else:
-        try:
-            text = read_text(args.text) if args.file is None else Path(args.file).read_bytes().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise TokenError(f"{args.file}: byte at {error.start} is not UTF-8: convert it") from None
+        text = read_text(args.text) if args.file is None else decoded(args.file)
         ids = tokenizer.encode(text, allow_special=args.allow_special)
         found = scoring.score(model, ids, context=args.context, stride=args.stride, bos=args.bos)
         pieces, facts = tokenizer.pieces(ids), found._asdict()
-        facts["log_probs"] = [x if math.isfinite(x) else None for x in found.log_probs]
+        facts["log_probs"] = [finite(x) for x in found.log_probs]
         facts["pieces"] = [piece.decode("utf-8", "backslashreplace") for piece in pieces]
         names = ["nats", "nats_per_token", "bits_per_token", "bits_per_byte", "perplexity", "perplexity_per_word"]
         names += ["perplexity_by_recipe"] if args.json else []  # for comparison, where it can't be mistaken
@@ -404,8 +400,7 @@ def score(args: argparse.Namespace) -> None:
             "before the text": "end-of-text" if args.bos else "nothing, so its first token is not scored",
         }
     if args.json:
-        finite = {name: x if x is not None and math.isfinite(x) else None for name, x in figures.items()}
-        print(json.dumps({"model": str(args.model), **facts, **finite}))
+        print(json.dumps({"model": str(args.model), **facts, **{name: finite(x) for name, x in figures.items()}}))
     else:
         on_terminal = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         if pieces and (args.color == "always" or (args.color == "auto" and on_terminal)):
@@ -421,18 +416,20 @@ def score(args: argparse.Namespace) -> None:
 
 def summarize(args: argparse.Namespace) -> None:
     """numgpt summarize: show a summary of a file, or of each of its parts."""
-    from numgpt.apps.summarize import split_article
-    from numgpt.apps.summarize import summarize as summaries_of
+    from numgpt.apps.summarize import split_article, summarize_part
 
     article = read_file(args.file)
     model = load_model(args)
     require(model.tokenizer, args.model)
-    parts = len(split_article(model, article))
-    if parts > 1:
-        note(args, f"too long for the context of {model.config.n_ctx} tokens: {parts} parts, each with its summary")
+    parts = split_article(model, article)
+    if len(parts) > 1:
+        note(
+            args, f"too long for the context of {model.config.n_ctx} tokens: {len(parts)} parts, each with its summary"
+        )
     seed = chosen_seed(args)
     found: list[Any] = []
-    for summary in summaries_of(model, article, seed):
+    for number, part in enumerate(parts):
+        summary = summarize_part(model, part, seed, stream=number)
         if not args.json:
             print("\n" * bool(found) + summary.summary, flush=True)
         found.append(summary)
@@ -923,23 +920,27 @@ def read_text(argument: str) -> str:
         ) from None
 
 
+def decoded(path: str) -> str:
+    """Return the text of a file as it stands."""
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TokenError(f"{path}: byte at {error.start} is not UTF-8: convert it") from None
+
+
 def read_file(path: str) -> str:
     """Return the text of a file, or for "-" of standard input; the ends of its lines are those of Unix."""
-    if path == "-":
-        text = read_text(path)
-    else:
-        try:
-            text = Path(path).read_bytes().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise TokenError(f"{path}: byte at {error.start} is not UTF-8: convert it") from None
+    text = read_text(path) if path == "-" else decoded(path)
     return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
 def chosen_seed(args: argparse.Namespace) -> int:
     """Return the seed that was asked for, or draw one and tell which it is."""
+    from numgpt.generation import random_seed
+
     if args.seed is not None:
         return int(args.seed)
-    seed = int.from_bytes(os.urandom(4), "little")
+    seed = random_seed()
     note(args, f"seed {seed}")
     return seed
 

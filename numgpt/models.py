@@ -13,7 +13,7 @@ from numgpt.checkpoint.files import read_small
 from numgpt.checkpoint.formats import find_weights, open_tensors
 from numgpt.checkpoint.names import from_nanogpt, from_openai, match_params, read_params
 from numgpt.config import Config, config_from_json
-from numgpt.errors import CheckpointError, DownloadError
+from numgpt.errors import CheckpointError, DownloadError, TokenError
 from numgpt.registry import KNOWN
 from numgpt.sampling import check_option
 from numgpt.tokenizer import Tokenizer
@@ -26,6 +26,13 @@ class Model(NamedTuple):
     config: Config
     params: dict[str, Any]
     tokenizer: Tokenizer | None  # None where the checkpoint has no tokenizer files; ids still work
+
+
+def tokenizer_of(model: Model) -> Tokenizer:
+    """Return the tokenizer of a model. Raises TokenError where it has none."""
+    if model.tokenizer is None:
+        raise TokenError("this model has no tokenizer, which text needs: put its files beside the weights")
+    return model.tokenizer
 
 
 GPT2_VOCABULARY = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2", "124M", "355M", "774M", "1558M")

@@ -17,8 +17,9 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ from numgpt.models import Model, load, load_tokenizer, read_config
 from numgpt.params import faults, leaves, map_leaves, param_shapes, random_params
 from numgpt.sampling import check_option, is_integer, is_number
 from numgpt.tokenizer import AddedToken, Tokenizer
+from numgpt.transfer import try_lock
 from numgpt.vocabulary import from_folder, write_vocabulary
 
 END_OF_TEXT = "<|endoftext|>"
@@ -457,18 +459,13 @@ def create(folder: Path, model: Model, record: dict[str, Any], start: str | None
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Keep other processes from the run in a folder for a while. Where there are no locks, trust."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if sys.platform == "win32":  # which opens no folders
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OptionError(f"{folder}: another process is at this run: wait for it, or end it") from None
+        if not try_lock(handle):
+            raise OptionError(f"{folder}: another process is at this run: wait for it, or end it")
         yield
     finally:
         os.close(handle)

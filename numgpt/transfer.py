@@ -491,7 +491,7 @@ def _lock(path: Path) -> Iterator[None]:
         file = open(lock, "ab")  # noqa: SIM115, it stays open
         # The one before us removes the file, and then our lock may be on a file without a name.
         with suppress(FileNotFoundError):
-            if _try_lock(file) and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+            if try_lock(file) and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 break
         file.close()
         sleep(0.1)
@@ -505,7 +505,11 @@ def _lock(path: Path) -> Iterator[None]:
         file.close()
 
 
-def _try_lock(file: IO[bytes]) -> bool:
+def try_lock(file: IO[bytes] | int) -> bool:
+    """Lock an open file, unless another process has it. The lock goes when the file is closed, or the process ends.
+
+    Returns whether it is ours, or this file system has no locks. On Windows it takes no number of a file.
+    """
     try:
         if sys.platform == "win32":
             import msvcrt

@@ -777,7 +777,7 @@ def test_a_lock_that_was_left_over_stops_nobody(hub, tmp_path):
 
 def test_a_lock_whose_file_was_removed_is_none(hub, tmp_path, monkeypatch):
     """Between our opening and our lock, the process before us removes the file, and a third one makes it anew."""
-    real, tried = transfer._try_lock, []
+    real, tried = transfer.try_lock, []
 
     def try_lock(file: Any) -> bool:
         tried.append(os.fstat(file.fileno()).st_ino)
@@ -786,7 +786,7 @@ def test_a_lock_whose_file_was_removed_is_none(hub, tmp_path, monkeypatch):
             os.replace(tmp_path / "other", tmp_path / (NAME + ".lock"))
         return real(file)
 
-    monkeypatch.setattr(transfer, "_try_lock", try_lock)
+    monkeypatch.setattr(transfer, "try_lock", try_lock)
     fetch(url(hub), tmp_path / NAME)
     assert len(set(tried)) == 2
     assert names(tmp_path) == [NAME]

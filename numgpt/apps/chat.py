@@ -32,10 +32,9 @@ import numpy as np
 from numgpt import fast
 from numgpt.cache import KVCache
 from numgpt.checkpoint.files import read_small
-from numgpt.errors import CheckpointError, ContextError, TokenError
+from numgpt.errors import CheckpointError, ContextError
 from numgpt.generation import Watched, check_rules, generate
-from numgpt.models import Model
-from numgpt.tokenizer import Tokenizer
+from numgpt.models import Model, tokenizer_of
 
 OPENING = "A conversation with a friend who knows a great deal and likes to talk about it.\n"
 
@@ -74,13 +73,6 @@ def transcript(model: Model) -> Format:
     encode, pieces = tokenizer.encode, tokenizer.pieces(range(len(tokenizer)))
     line_ends = [i for i, piece in enumerate(pieces) if b"\n" in piece]
     return Format(encode(OPENING), lambda message: encode(f"User: {message}\nFriend:"), encode("\n"), line_ends)
-
-
-def tokenizer_of(model: Model) -> Tokenizer:
-    """Return the tokenizer of a model. Raises TokenError where it has none."""
-    if model.tokenizer is None:
-        raise TokenError("this model has no tokenizer, which text needs: put its files beside the weights")
-    return model.tokenizer
 
 
 def knows_dialogue(name: str, folder: Path) -> bool:

@@ -16,6 +16,7 @@ import math
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack
 from io import FileIO
@@ -32,6 +33,7 @@ from numgpt.generation import check_count, check_prompt, check_rules
 from numgpt.models import Model
 from numgpt.params import map_leaves
 from numgpt.scoring import encode, score
+from numgpt.transfer import try_lock
 
 KEYS = {"generate": "prompt", "score": "text"}  # of a line of input, by the kind of the job
 LONGEST = 1 << 24  # bytes of a line of input
@@ -422,13 +424,5 @@ def kept(error: OSError, path: Path) -> OSError:
 
 def lock(file: FileIO, path: Path) -> None:
     """Keep other processes from this job, for as long as the file is open. Where there are no locks, trust."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OptionError(f"--output {path}: another process is at this job: wait for it, or end it") from None
-    except OSError:  # a file system without locks
-        return
+    if sys.platform != "win32" and not try_lock(file):  # there nobody could read a file that is locked
+        raise OptionError(f"--output {path}: another process is at this job: wait for it, or end it")

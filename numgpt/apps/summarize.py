@@ -10,7 +10,7 @@ from typing import NamedTuple
 from numgpt.apps.sentences import first_sentences, split_sentences
 from numgpt.completion import complete
 from numgpt.errors import ContextError, TokenError
-from numgpt.models import Model
+from numgpt.models import Model, tokenizer_of
 
 TOKENS = 100
 TOP_K = 2
@@ -51,15 +51,14 @@ def summarize(model: Model, article: str, seed: int | None = None) -> Iterator[S
     >>> [len(part.summary) > 0 for part in summarize(model, "A fox met a hen. She was wise, and flew away.", seed=1)]
     [True]
     """
-    parts = split_article(model, article)
+    return (summarize_part(model, part, seed, number) for number, part in enumerate(split_article(model, article)))
 
-    def summaries() -> Iterator[Summary]:
-        for number, part in enumerate(parts):
-            prompt = summary_prompt(part)
-            text = complete(model, prompt, max_new_tokens=TOKENS, top_k=TOP_K, seed=seed, stream=number)
-            yield Summary(prompt, text, first_sentences(text, SENTENCES))
 
-    return summaries()
+def summarize_part(model: Model, part: str, seed: int | None, stream: int) -> Summary:
+    """Return the summary of a text that leaves room for it in the context."""
+    prompt = summary_prompt(part)
+    text = complete(model, prompt, max_new_tokens=TOKENS, top_k=TOP_K, seed=seed, stream=stream)
+    return Summary(prompt, text, first_sentences(text, SENTENCES))
 
 
 def split_article(model: Model, article: str) -> list[str]:
@@ -68,9 +67,7 @@ def split_article(model: Model, article: str) -> list[str]:
     A part ends with a paragraph; where one is too long, with a line, a sentence, a word, or in the middle of a word.
     Raises what `summarize` raises.
     """
-    tokenizer, n_ctx = model.tokenizer, model.config.n_ctx
-    if tokenizer is None:
-        raise TokenError("this model has no tokenizer, which text needs: put its files beside the weights")
+    tokenizer, n_ctx = tokenizer_of(model), model.config.n_ctx
     if not article.strip():
         raise TokenError("the article is empty: give some text to summarize")
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from numgpt.apps.sentences import first_sentences, split_sentences
 from numgpt.completion import stream
-from numgpt.errors import ContextError, OptionError, TokenError
-from numgpt.models import Model
+from numgpt.errors import ContextError, OptionError
+from numgpt.models import Model, tokenizer_of
 
 Pair = tuple[str, str]  # a sentence and its translation
 
@@ -79,9 +79,7 @@ def fitting_prompt(model: Model, sentence: str, pairs: Sequence[Pair]) -> tuple[
 
     Raises what `translate` raises.
     """
-    tokenizer, n_ctx = model.tokenizer, model.config.n_ctx
-    if tokenizer is None:
-        raise TokenError("this model has no tokenizer, which text needs: put its files beside the weights")
+    tokenizer, n_ctx = tokenizer_of(model), model.config.n_ctx
     tokens = len(tokenizer.encode(sentence))
     most = 3 * tokens + 20
     for first in range(len(pairs)):

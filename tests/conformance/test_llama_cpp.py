@@ -1,4 +1,4 @@
-"""numgpt verify against llama.cpp, which is told as what it is. Collected where it is installed (the extra "bench")."""
+"""numgpt verify against llama.cpp, which is told as what it is."""
 
 import llama_cpp
 import numpy as np
