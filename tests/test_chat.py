@@ -357,13 +357,15 @@ def test_ctrl_c_ends_a_script(capsys, monkeypatch):
 
 # --- the command, on a terminal
 
-pty = pytest.importorskip("pty")
+on_a_terminal = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals to run it on")
 
 
 class Terminal:
     """The command on a terminal of its own: type something, and read on until something shows."""
 
     def __init__(self, *arguments):
+        import pty
+
         self.pid, self.end = pty.fork()
         if self.pid == 0:
             os.environ["TERM"] = "dumb"
@@ -399,6 +401,7 @@ class Terminal:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
+@on_a_terminal
 def test_a_terminal_shows_a_prompt_edits_lines_and_recalls_them():
     terminal = Terminal("--temperature", "0", "-n", "8")
     assert "/reset forgets it, /quit or Ctrl-D ends it, Ctrl-C stops a reply" in terminal.read_until("> ")
@@ -416,6 +419,7 @@ def test_a_terminal_shows_a_prompt_edits_lines_and_recalls_them():
     assert first == say(chat, "Hello!").splitlines()[-1]
 
 
+@on_a_terminal
 def test_ctrl_c_at_the_prompt_ends_the_chat():
     terminal = Terminal()
     terminal.read_until("> ")
