@@ -6,7 +6,7 @@ import sys
 def main() -> int:
     """Run the command line and return its exit code. Ctrl-C gives 130 and no traceback, during the imports too."""
     try:
-        from numgpt import cli
+        from numgpt.cli import main as cli
 
         return cli.main()
     except KeyboardInterrupt:

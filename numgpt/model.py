@@ -10,14 +10,16 @@ Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from numgpt.cache import KVCache
+from numgpt.checks import check_ids, check_logits_to_keep, check_room
 from numgpt.config import Config
-from numgpt.errors import ContextError, OptionError, TokenError
+from numgpt.errors import TokenError
 from numgpt.ops import ACTIVATIONS, causal_mask, layer_norm, linear, softmax
+from numgpt.tokenizer import Tokenizer
 
 Ids = Sequence[int] | np.ndarray  # [T]
 Params = dict[str, Any]  # the parameter tree: params["h"][3]["attn"]["c_attn"]["w"]
@@ -198,63 +200,6 @@ def record_in(layer: int, record: Record) -> Record:
     return lambda name, x: record(f"h.{layer}.{name}", x)
 
 
-def check_ids(ids: Ids, config: Config) -> np.ndarray:
-    """Return ids as an array [T], once it is sure that each is in the vocabulary.
-
-    Raises TokenError that names the first that is not. NumPy itself would let a negative id count from the end.
-
-    >>> check_ids([3, -1], Config(n_vocab=10))
-    Traceback (most recent call last):
-    numgpt.errors.TokenError: ids[1] is -1, expected 0 to 9, the vocabulary of this model
-    """
-    if isinstance(ids, str):
-        raise TokenError("ids: got text, expected ids: encode it first, with the model's tokenizer")
-    if not hasattr(ids, "__len__"):
-        raise TokenError(f"ids: got {type(ids).__name__}, expected a list or an array of ids")
-    try:
-        array = np.asarray(ids)
-    except ValueError:  # lists of different lengths
-        array = np.empty((0, 0))
-    if array.ndim != 1:
-        raise TokenError(f"ids: expected a flat list of ids, got {array.ndim} axes; run one sequence at a time")
-    if not array.size:
-        raise TokenError("ids: empty; expected one or more (to start from nothing, give the end-of-text id)")
-    if array.dtype.kind not in "iu":
-        if not all(type(i) is int for i in ids):
-            raise TokenError(f"ids: expected integers, got {array.dtype}")
-        array = np.asarray(ids, dtype=object)  # integers too large for any of NumPy's
-    outside = np.flatnonzero((array < 0) | (array >= config.n_vocab))
-    if outside.size:
-        at = outside[0]
-        raise TokenError(f"ids[{at}] is {array[at]}, expected 0 to {config.n_vocab - 1}, the vocabulary of this model")
-    return array.astype(np.intp)
-
-
-def check_logits_to_keep(n: int) -> None:
-    """Raise OptionError unless n is a count. NumPy itself would take a negative one from the other end."""
-    if not isinstance(n, (int, np.integer)) or n < 0:
-        raise OptionError(f"logits_to_keep is {n!r}, expected 0 (all) or more")
-
-
-def check_room(T: int, params: Params, config: Config, cache: KVCache | None) -> int:
-    """Return how many positions came before, once it is sure that T more fit into the context and the cache.
-
-    Raises ContextError where they do not, OptionError for a cache of another model or dtype.
-    """
-    past = 0 if cache is None else len(cache)
-    if past + T > config.n_ctx:
-        raise ContextError(f"{past + T} tokens, but the context of this model is {config.n_ctx}: shorten the text")
-    if cache is not None:
-        made_for = cache.k.shape, cache.k.dtype
-        needed = (config.n_layer, config.n_head, config.n_ctx, config.head_size), params["wte"].dtype
-        if made_for != needed:
-            raise OptionError(
-                f"cache: made for {made_for[0]} {made_for[1]}, but this model needs {needed[0]} {needed[1]} "
-                f"(layers, heads, context, head size): KVCache(config, dtype=params['wte'].dtype)"
-            )
-    return past
-
-
 def compute_logits(
     ids: np.ndarray,
     params: Params,
@@ -308,10 +253,25 @@ def forward(
     >>> logits.shape, model.tokenizer.decode([logits[-1].argmax()])
     ((4, 4096), ' time')
     """
-    ids = check_ids(ids, config)
-    past = check_room(len(ids), params, config, cache)
+    ids = check_ids(ids, config.n_vocab)
+    past = check_room(len(ids), cache, config, params["wte"].dtype)
     check_logits_to_keep(logits_to_keep)
     logits = compute_logits(ids, params, config, past, cache, logits_to_keep, record)
     if cache is not None:
         cache.advance(len(ids))
     return logits
+
+
+class Model(NamedTuple):
+    """A GPT-2 that is ready to run: what travels together."""
+
+    config: Config
+    params: dict[str, Any]
+    tokenizer: Tokenizer | None  # None where the checkpoint has no tokenizer files; ids still work
+
+
+def tokenizer_of(model: Model) -> Tokenizer:
+    """Return the tokenizer of a model. Raises TokenError where it has none."""
+    if model.tokenizer is None:
+        raise TokenError("this model has no tokenizer, which text needs: put its files beside the weights")
+    return model.tokenizer

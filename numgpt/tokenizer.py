@@ -133,7 +133,7 @@ def merge(word: bytes, ranks: Mapping[Pair, int]) -> list[bytes]:
 
     >>> merge(b"lowest", {(b"e", b"s"): 18, (b"o", b"w"): 66, (b"es", b"t"): 139, (b"l", b"ow"): 9063})
     [b'low', b'est']
-    >>> from numgpt.vocabulary import gpt2
+    >>> from numgpt.checkpoint.vocabulary import gpt2
     >>> gpt2().encode("lowest") == [256 + 9063, 256 + 139]
     True
     """
@@ -300,7 +300,7 @@ class Tokenizer:
         Returns a list of int. Nothing is put before or after.
         Raises TokenError if the text is not a str, or has a lone surrogate, which is no character.
 
-        >>> from numgpt.vocabulary import gpt2
+        >>> from numgpt.checkpoint.vocabulary import gpt2
         >>> gpt2().encode("Hello world<|endoftext|>")
         [15496, 995, 27, 91, 437, 1659, 5239, 91, 29]
         >>> gpt2().encode("Hello world<|endoftext|>", allow_special=True)
@@ -334,7 +334,7 @@ class Tokenizer:
         Returns str. Bytes that are no UTF-8, and ids within the range that have no piece, become U+FFFD.
         Raises TokenError for an id out of range, or if `ids` are no integers.
 
-        >>> from numgpt.vocabulary import gpt2
+        >>> from numgpt.checkpoint.vocabulary import gpt2
         >>> gpt2().decode([15496, 995])
         'Hello world'
         """
@@ -347,7 +347,7 @@ class Tokenizer:
         Returns an iterator of non-empty str; together they are decode(ids).
         Raises TokenError as `decode` does, when it comes to the id.
 
-        >>> from numgpt.vocabulary import gpt2
+        >>> from numgpt.checkpoint.vocabulary import gpt2
         >>> list(gpt2().decode_stream([15496, 12520, 97, 245]))  # the last three ids are one emoji
         ['Hello', ' ', '\U0001f917']
         """
@@ -361,7 +361,7 @@ class Tokenizer:
     def pieces(self, ids: Iterable[int]) -> list[bytes]:
         """The bytes of each id, which need not be whole characters.
 
-        >>> from numgpt.vocabulary import gpt2
+        >>> from numgpt.checkpoint.vocabulary import gpt2
         >>> gpt2().pieces([15496, 12520, 97, 245])
         [b'Hello', b' \\xf0\\x9f', b'\\xa4', b'\\x97']
         """

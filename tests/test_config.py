@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from numgpt.config import Config, config_from_json
+from numgpt.checkpoint.settings import config_from_json
+from numgpt.config import Config
 from numgpt.errors import CheckpointError
 from numgpt.ops import ACTIVATIONS
 

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 import numgpt
-from numgpt.backward import loss_and_grads
-from numgpt.checkpoint import LazyTensor
 from numgpt.checkpoint.names import match_params, read_params
-from numgpt.config import config_from_json
+from numgpt.checkpoint.settings import config_from_json
+from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.params import leaves
 from numgpt.trace import trace_shapes
+from numgpt.training.backward import loss_and_grads
 
 FOLDER = pathlib.Path(__file__).parent / "reference"
 DUMPS = sorted(path.stem.removeprefix("model_") for path in FOLDER.glob("model_*.npz"))

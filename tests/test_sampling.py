@@ -13,29 +13,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numgpt.errors import CheckpointError, NumgptError, OptionError
-from numgpt.ops import softmax
-from numgpt.sampling import (
+from numgpt.checks import check_option
+from numgpt.decoding.controls import (
     Sampling,
     bad_words,
     ban,
-    check_option,
     check_sampling,
-    contenders,
-    draw,
-    exponentials,
     logit_bias,
     min_new_tokens,
-    min_p,
     narrow,
     no_repeat_ngram_size,
     process,
     repetition_penalty,
-    sample,
-    temperature,
-    top_k,
-    top_p,
 )
+from numgpt.errors import CheckpointError, NumgptError, OptionError
+from numgpt.fast.sampling import contenders, sample
+from numgpt.ops import softmax
+from numgpt.sampling import draw, exponentials, min_p, temperature, top_k, top_p
 
 LOW = -math.inf
 

@@ -14,9 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from numgpt import tokenizer as module
+from numgpt.checkpoint.vocabulary import from_folder, gpt2, read_merges
 from numgpt.errors import TokenError
 from numgpt.tokenizer import AddedToken, Tokenizer, merge, split
-from numgpt.vocabulary import from_folder, gpt2, read_merges
 
 GPT2 = gpt2()
 STORYTELLER = Path(__file__).parents[1] / "weights" / "storyteller"

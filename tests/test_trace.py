@@ -8,25 +8,17 @@ import struct
 
 import numpy as np
 import pytest
-from checkpoints import SIZES, hub_tensors, write_checkpoint, write_shards, write_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from pickles import archive, storage, tensor
+from support.checkpoints import SIZES, hub_tensors, write_checkpoint, write_shards, write_tokenizer
+from support.pickles import archive, storage, tensor
 
 import numgpt
-from numgpt import cli
+from numgpt.cli import main as cli
 from numgpt.config import Config
 from numgpt.errors import CheckpointError, OptionError, TokenError
-from numgpt.trace import (
-    TRACE_SHAPES,
-    ablations,
-    collect,
-    match_names,
-    read_dump,
-    summarise,
-    trace_shapes,
-    write_trace,
-)
+from numgpt.trace import TRACE_SHAPES, ablations, collect, match_names, summarise, trace_shapes
+from numgpt.verify.dump import read_dump, write_trace
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 IDS = [3, 1, 4, 1, 5]

@@ -32,9 +32,10 @@ import numpy as np
 from numgpt import fast
 from numgpt.cache import KVCache
 from numgpt.checkpoint.files import read_small
+from numgpt.decoding.loop import Watched, generate
+from numgpt.decoding.rules import check_rules
 from numgpt.errors import CheckpointError, ContextError
-from numgpt.generation import Watched, check_rules, generate
-from numgpt.models import Model, tokenizer_of
+from numgpt.model import Model, tokenizer_of
 
 OPENING = "A conversation with a friend who knows a great deal and likes to talk about it.\n"
 

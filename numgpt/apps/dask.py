@@ -16,7 +16,8 @@ import numpy as np
 
 from numgpt.apps.jobs import Job, Line, Outcome, fingerprint, work
 from numgpt.errors import CheckpointError, NumgptError, OptionError
-from numgpt.models import Model, load
+from numgpt.hub.loading import load
+from numgpt.model import Model
 
 GOES_ON = "what is done is kept, and the same command goes on"
 SECONDS = 10  # to find the cluster and a worker

@@ -25,15 +25,16 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from numgpt.completion import start_ids, until
+from numgpt.checks import check_count
 from numgpt.decoding.batch import choose_surely, run
 from numgpt.decoding.beam import search
+from numgpt.decoding.rules import check_prompt, check_rules
+from numgpt.decoding.text import start_ids, until
 from numgpt.errors import ContextError, OptionError, TokenError
-from numgpt.generation import check_count, check_prompt, check_rules
-from numgpt.models import Model
+from numgpt.hub.transfer import try_lock
+from numgpt.measure.scoring import encode, score
+from numgpt.model import Model
 from numgpt.params import map_leaves
-from numgpt.scoring import encode, score
-from numgpt.transfer import try_lock
 
 KEYS = {"generate": "prompt", "score": "text"}  # of a line of input, by the kind of the job
 LONGEST = 1 << 24  # bytes of a line of input

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from numgpt.apps.sentences import first_sentences, split_sentences
-from numgpt.completion import complete
+from numgpt.decoding.text import complete
 from numgpt.errors import ContextError, TokenError
-from numgpt.models import Model, tokenizer_of
+from numgpt.model import Model, tokenizer_of
 
 TOKENS = 100
 TOP_K = 2

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from numgpt.apps.sentences import first_sentences, split_sentences
-from numgpt.completion import stream
+from numgpt.decoding.text import stream
 from numgpt.errors import ContextError, OptionError
-from numgpt.models import Model, tokenizer_of
+from numgpt.model import Model, tokenizer_of
 
 Pair = tuple[str, str]  # a sentence and its translation
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from numgpt.checkpoint import LazyTensor
+from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.errors import CheckpointError
 
 # How the file stores each dtype. NumPy has no BF16, the upper half of a float32.

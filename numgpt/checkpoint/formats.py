@@ -9,8 +9,8 @@ tensorflow    an index that ends in the magic number of a table    beside it, fi
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from numgpt.checkpoint import LazyTensor
 from numgpt.checkpoint.safetensors import read_index, read_safetensors
+from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.errors import CheckpointError
 
 TABLE_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")

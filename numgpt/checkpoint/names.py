@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from numgpt.checkpoint import LazyTensor
 from numgpt.checkpoint.files import printable
+from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.config import Config
 from numgpt.errors import CheckpointError
 from numgpt.params import faults, leaves, map_leaves, param_shapes

@@ -56,7 +56,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numgpt.checkpoint import LazyTensor
 from numgpt.checkpoint.files import (
     DAMAGED,
     DTYPES,
@@ -72,6 +71,7 @@ from numgpt.checkpoint.files import (
     version_of,
     wrong,
 )
+from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.errors import CheckpointError
 
 # All that a pickle may ask for: types of storage, functions, and dtypes.

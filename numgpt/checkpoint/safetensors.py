@@ -38,7 +38,6 @@ from typing import Any
 
 import numpy as np
 
-from numgpt.checkpoint import LazyTensor
 from numgpt.checkpoint.files import (
     DAMAGED,
     DTYPES,
@@ -56,6 +55,7 @@ from numgpt.checkpoint.files import (
     written_whole,
     wrong,
 )
+from numgpt.checkpoint.tensors import LazyTensor
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, LazyTensor]:

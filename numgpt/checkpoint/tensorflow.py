@@ -58,7 +58,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numgpt.checkpoint import LazyTensor
 from numgpt.checkpoint.crc32c import crc32c, mask
 from numgpt.checkpoint.files import (
     DAMAGED,
@@ -74,6 +73,7 @@ from numgpt.checkpoint.files import (
     version_of,
     wrong,
 )
+from numgpt.checkpoint.tensors import LazyTensor
 
 DATA_TYPES = {  # TensorFlow's numbers, and how safetensors names the same dtypes
     1: "F32", 2: "F64", 3: "I32", 4: "U8", 5: "I16", 6: "I8", 9: "I64", 10: "BOOL", 14: "BF16", 17: "U16", 19: "F16",

@@ -1,1 +1,1 @@
-"""Ways to decode beyond the plain loop: several texts at once, guesses that are checked in one pass."""
+"""All that `numgpt.generate` does beyond the loop."""

@@ -11,9 +11,10 @@ import numpy as np
 
 from numgpt import fast
 from numgpt.cache import KVCache
+from numgpt.checks import check_count
 from numgpt.config import Config
 from numgpt.decoding.beam import check_sequences, search
-from numgpt.generation import Rules, check_count, check_prompt, check_rules, choose, ends_at, kept_at_overflow
+from numgpt.decoding.rules import Rules, check_prompt, check_rules, choose, ends_at, kept_at_overflow
 from numgpt.model import Ids, Params
 from numgpt.params import map_leaves
 

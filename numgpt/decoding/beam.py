@@ -13,11 +13,12 @@ import numpy as np
 
 from numgpt import fast
 from numgpt.cache import KVCache
+from numgpt.checks import check_count, check_option
 from numgpt.config import Config
+from numgpt.decoding.controls import check_not_all_banned, edit
+from numgpt.decoding.rules import Rules, check_prompt, check_rules, ends_at
 from numgpt.errors import CheckpointError
-from numgpt.generation import Rules, check_count, check_prompt, check_rules, ends_at
 from numgpt.model import Ids, Params
-from numgpt.sampling import check_not_all_banned, check_option, edit
 
 
 class Hypothesis(NamedTuple):

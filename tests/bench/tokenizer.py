@@ -16,7 +16,7 @@ import tiktoken
 import tokenizers
 from tokenizers.models import BPE
 
-from numgpt import vocabulary
+from numgpt.checkpoint import vocabulary
 
 ROUNDS = 7
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

@@ -15,9 +15,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import numgpt
 from numgpt import ops
-from numgpt.backward import loss_and_grads
 from numgpt.checkpoint.names import hub_name
 from numgpt.params import leaves
+from numgpt.training.backward import loss_and_grads
 
 ROOT = pathlib.Path(__file__).parents[2]
 FLOAT64 = 1e-12

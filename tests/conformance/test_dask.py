@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from checkpoints import SIZES, TOKENS, hub_tensors, write_checkpoint, write_tokenizer
 from distributed import Client
+from support.checkpoints import SIZES, TOKENS, hub_tensors, write_checkpoint, write_tokenizer
 
 import numgpt
-from numgpt import cli
 from numgpt.apps import dask
+from numgpt.cli import main as cli
 
 ROOT = Path(numgpt.__file__).parent.parent
 WORDS = ["Once upon a time", "The king", "", "A fox and a wolf", "There was"]

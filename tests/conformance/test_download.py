@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub import Hub, cut, sha256, status
+from support.hub import Hub, cut, sha256, status
 
-from numgpt import download as module
-from numgpt.download import choose_files, download, hf_cache_folder
+from numgpt.hub import download as module
+from numgpt.hub.download import choose_files, download, hf_cache_folder
 
 WEIGHTS = b"\x08\0\0\0\0\0\0\0{" + bytes(range(256)) * 4000
 SHARDS = {f"model-0000{i}-of-00002.safetensors": WEIGHTS + bytes([i]) for i in (1, 2)}

@@ -22,8 +22,8 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 import tensorflow as tf
 
 import numgpt
-from numgpt.convert import convert
-from numgpt.models import open_checkpoint
+from numgpt.checkpoint.export import convert
+from numgpt.checkpoint.reading import open_checkpoint
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

@@ -13,8 +13,8 @@ import pytest
 import torch
 import transformers
 
-from numgpt.checkpoint import LazyTensor
 from numgpt.checkpoint.pytorch import STORAGES, find_state_dict, read_object, read_pytorch, read_pytorch_index
+from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.errors import CheckpointError
 
 ROOT = Path(__file__).parent.parent.parent

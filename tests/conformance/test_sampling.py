@@ -21,9 +21,10 @@ from transformers.generation import (
 )
 
 import numgpt
+from numgpt.decoding.controls import Sampling, check_sampling, process
 from numgpt.errors import OptionError
+from numgpt.fast.sampling import sample
 from numgpt.ops import softmax
-from numgpt.sampling import Sampling, check_sampling, process, sample
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

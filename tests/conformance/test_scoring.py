@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import numgpt
 from numgpt import fast
-from numgpt.scoring import score
+from numgpt.measure.scoring import score
 
 ROOT = pathlib.Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")[:4000]

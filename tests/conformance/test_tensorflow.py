@@ -10,8 +10,8 @@ import pytest
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # before the import: TensorFlow logs a lot
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
-import bundles
 import tensorflow as tf
+from support import bundles
 
 from numgpt.checkpoint.crc32c import crc32c, mask
 from numgpt.checkpoint.tensorflow import DATA_TYPES, check_tensors, find_tensorflow, read_tensorflow

@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import numgpt
-from numgpt.convert import convert
-from numgpt.trace import Dump, read_dump
-from numgpt.verify import compare
+from numgpt.checkpoint.export import convert
+from numgpt.verify.dump import Dump, read_dump
+from numgpt.verify.report import compare
 
 ROOT = pathlib.Path(__file__).parents[2]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}

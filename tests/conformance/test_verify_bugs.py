@@ -2,7 +2,7 @@
 
 import pytest
 import test_verify
-from broken import BUGS
+from support.broken import BUGS
 from test_verify import storyteller  # noqa: F401  (a fixture)
 
 

@@ -1,0 +1,173 @@
+"""The loop that turns a model of the next token into text."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from numgpt import model
+from numgpt.cache import KVCache
+from numgpt.checks import check_seed
+from numgpt.config import Config
+from numgpt.decoding.rules import (
+    check_held,
+    check_prompt,
+    check_rules,
+    choose,
+    ends_at,
+    kept_at_overflow,
+    warn_of_limit,
+)
+from numgpt.model import Ids, Params
+from numgpt.tokenizer import Tokenizer
+
+
+def no_guess(text: list[int], most: int) -> list[int]:
+    """The default `guess`: none, so that each pass through the model makes one token."""
+    return []
+
+
+class Watched:
+    """What `generate` yields, passed on; afterwards its ids, and why they end.
+
+    >>> steps = Watched(iter([7, 8]))
+    >>> next(iter(steps)), steps.ids, steps.finish_reason
+    (7, [7], 'interrupted')
+    """
+
+    def __init__(self, steps: Generator[int, None, str]) -> None:
+        self.steps = steps
+        self.ids: list[int] = []
+        self.finish_reason = "interrupted"  # unless the generator comes to its end, and says why
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            try:
+                i = next(self.steps)
+            except StopIteration as end:
+                self.finish_reason = end.value
+                return
+            self.ids.append(i)
+            yield i
+
+
+def generate(
+    ids: Ids,
+    params: Params,
+    config: Config,
+    *,
+    max_new_tokens: int,
+    seed: int | None = None,
+    stream: int = 0,
+    forward: Callable[..., np.ndarray] = model.forward,
+    guess: Callable[[list[int], int], list[int]] = no_guess,
+    cache: KVCache | None = None,
+    stop_ids: Sequence[int] = (),
+    stop_strings: Sequence[str] = (),
+    tokenizer: Tokenizer | None = None,
+    overflow: str = "stop",
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
+    **controls: Any,
+) -> Generator[int, None, str]:
+    """Continue a text: yield one new id after the other, each as soon as it is known.
+
+        id_t ~ softmax(controls(forward(id_0 ... id_t-1)))
+
+    ids             [T] int, T >= 1
+    max_new_tokens  the most ids to yield
+    seed            0 to 2^64 - 1; the same seed gives the same ids. None: another one each time
+    stream          0 to 2^64 - 1; tells apart several texts of one seed
+    forward         the function that computes the logits: model.forward or one of the same signature
+    guess           from the text so far to at most so many ids that may follow: they are computed in the same pass, and
+                    those that turn out right cost no pass of their own. The ids are the same with any guess;
+                    `decoding.lookup` has one that gains where text repeats
+    cache           what an earlier call computed of this text: it holds the first len(cache) of the ids, less than all
+                    (nobody can check which they are), and only the rest is computed. At the end, also where the
+                    generator is closed, it holds the text and what was yielded, the last id maybe not. Beams and a
+                    context that slides do not go with it. None: a new one
+    stop_ids        ids that end the text, beside the end-of-text id
+    stop_strings    strings that end the new text, also where one spans several tokens; the token that completes one is
+                    the last to be yielded. `completion.stream` yields text that ends before it
+    tokenizer       the model's, which stop_strings need
+    overflow        what to do when the context is full: "stop", or "slide", which goes on with the last half of it as
+                    if that were the whole text. The half is computed anew, one prefill for every n_ctx / 2 tokens;
+                    what stood before is forgotten. A prompt may then be longer than the context
+    num_beams       above 1, search for the likeliest text with so many beams and draw nothing: `decoding.beam`, where
+                    length_penalty and early_stopping are explained too. The ids come when the search is done
+    controls        temperature, top_k and so on: the fields of `sampling.Sampling`
+    Yields ids. It ends at the end-of-text id or one of stop_ids, which is not yielded, or with a stop string ("stop"),
+    after max_new_tokens ("length") or where the next token would need a position past the context ("context", with a
+    warning). The word is the value that the generator returns. Ids past config.n_tokens, which pad the embedding, are
+    never yielded.
+    Raises, when called, TokenError for ids outside the vocabulary, ContextError for more than n_ctx of them and
+    OptionError for an option out of its range; and CheckpointError at a token whose logits are not finite.
+
+    >>> import numgpt
+    >>> m = numgpt.load("storyteller")
+    >>> ids = m.tokenizer.encode("Once upon a time there")
+    >>> m.tokenizer.decode(generate(ids, m.params, m.config, max_new_tokens=6, temperature=0))
+    ' was a great many years old'
+    """
+    rules = check_rules(
+        config,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        stop_ids=stop_ids,
+        stop_strings=stop_strings,
+        tokenizer=tokenizer,
+        overflow=overflow,
+        num_beams=num_beams,
+        length_penalty=length_penalty,
+        early_stopping=early_stopping,
+        **controls,
+    )
+    check_seed("stream", stream)
+    text = check_prompt(ids, config, overflow)
+    prompt_length = len(text)
+    if cache is not None:
+        check_held(cache, prompt_length, config, params["wte"].dtype, rules)
+
+    def steps() -> Generator[int, None, str]:
+        held = KVCache(config, dtype=params["wte"].dtype) if cache is None else cache
+        start = 0  # the model sees the text from here on
+        right = len(held)  # how many positions of the cache are those of the text, not of a guess
+        try:
+            while (made := len(text) - prompt_length) < max_new_tokens:
+                if len(text) - start > config.n_ctx:
+                    if overflow == "stop":
+                        warn_of_limit(config, made, max_new_tokens)
+                        return "context"
+                    start, right = len(text) - kept_at_overflow(config), 0
+                    held.truncate(0)
+                guesses = guess(text, min(max_new_tokens - made - 1, start + config.n_ctx - len(text)))
+                new = text[start + len(held) :] + guesses  # what the cache does not hold yet
+                logits = forward(new, params, config, cache=held, logits_to_keep=1 + len(guesses))  # [T, V]
+                right = len(text) - start
+                for row, guessed in zip(logits, [*guesses, None], strict=True):
+                    i = choose(row, text, prompt_length, config, rules, stream)
+                    if i in rules.stop_ids:
+                        return "stop"
+                    text.append(i)
+                    right += i == guessed
+                    yield i
+                    if ends_at(text[prompt_length:], rules):
+                        return "stop"
+                    if i != guessed:
+                        break
+                held.truncate(right)
+            return "length"
+        finally:
+            held.truncate(right)
+
+    def best_of_beams() -> Generator[int, None, str]:
+        from numgpt.decoding.beam import in_batches, search  # which import this module
+
+        found = search(text, params, config, rules, in_batches(forward))[0]
+        if found.finish_reason == "context":
+            warn_of_limit(config, len(found.ids), max_new_tokens)
+        yield from found.ids
+        return found.finish_reason
+
+    return steps() if num_beams == 1 else best_of_beams()

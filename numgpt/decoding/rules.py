@@ -1,0 +1,180 @@
+"""How a text goes on and where it ends: the options of `generate`, checked."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numgpt.cache import KVCache
+from numgpt.checks import check_cache, check_count, check_ids, check_option, check_seed, is_integer, is_number
+from numgpt.config import Config
+from numgpt.decoding.controls import Sampling, check_sampling
+from numgpt.errors import ContextError, OptionError, TokenError
+from numgpt.fast.sampling import sample
+from numgpt.model import Ids
+from numgpt.tokenizer import Tokenizer
+
+MOST_PENALTY = 50  # length ** length_penalty is finite up to here, for any context
+
+
+def kept_at_overflow(config: Config) -> int:
+    """How many tokens the model goes on with when the context is full."""
+    return max(config.n_ctx // 2, 1)
+
+
+class Rules(NamedTuple):
+    """How a text goes on and where it ends: the options of `generate`, checked."""
+
+    max_new_tokens: int
+    seed: int
+    controls: Sampling
+    stop_ids: tuple[int, ...]
+    stop_strings: list[bytes]
+    tokenizer: Tokenizer | None
+    overflow: str
+    num_beams: int
+    length_penalty: float
+    early_stopping: bool | str
+
+
+def check_rules(
+    config: Config,
+    *,
+    max_new_tokens: int,
+    seed: int | None = None,
+    stop_ids: Sequence[int] = (),
+    stop_strings: Sequence[str] = (),
+    tokenizer: Tokenizer | None = None,
+    overflow: str = "stop",
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
+    **controls: Any,
+) -> Rules:
+    """Return the options as rules. Raises OptionError that names the first one that is out of its range."""
+    check_count("num_beams", num_beams, least=1)
+    if num_beams > 1:
+        controls = {"temperature": 0, **controls}
+    sampling = check_sampling(Sampling(**controls), n_vocab=config.n_tokens or config.n_vocab)
+    check_count("max_new_tokens", max_new_tokens)
+    seed = random_seed() if seed is None else seed
+    check_seed("seed", seed)
+    stops = check_stop_ids(stop_ids, config)
+    strings = check_stop_strings(stop_strings, tokenizer)
+    check_option("overflow", overflow, overflow in ("stop", "slide"), "'stop' or 'slide'")
+    check_beams(num_beams, length_penalty, early_stopping, overflow, sampling)
+    return Rules(
+        max_new_tokens, seed, sampling, stops, strings, tokenizer, overflow, num_beams, length_penalty, early_stopping
+    )
+
+
+def check_beams(
+    num_beams: int, length_penalty: float, early_stopping: bool | str, overflow: str, controls: Sampling
+) -> None:
+    """Raise OptionError for an option of beam search that is out of its range or has no beams, and for one that means
+    nothing where texts are compared whole and no token is drawn.
+    """
+    fits = is_number(length_penalty) and abs(length_penalty) <= MOST_PENALTY
+    check_option("length_penalty", length_penalty, fits, f"a number from -{MOST_PENALTY} to {MOST_PENALTY}")
+    fits = isinstance(early_stopping, bool) or early_stopping == "never"
+    check_option("early_stopping", early_stopping, fits, "False, True or 'never'")
+    if num_beams == 1:
+        if length_penalty != 1 or early_stopping is not False:
+            name = "early_stopping" if length_penalty == 1 else "length_penalty"
+            raise OptionError(f"{name} is for beam search: give num_beams, 2 or more, too")
+        return
+    drawing = {"temperature": controls.temperature, "top_k": controls.top_k, "min_p": controls.min_p}
+    drawing["top_p"] = controls.top_p if controls.top_p != 1 else None
+    for name, value in drawing.items():
+        if value:
+            raise OptionError(
+                f"{name} is {value!r}, but beam search draws no token, it looks for the likeliest text: "
+                f"leave {name} out, or sample without num_beams"
+            )
+    if overflow != "stop":
+        raise OptionError("overflow is 'slide', but beam search compares whole texts: leave out overflow or num_beams")
+
+
+def check_prompt(ids: Ids, config: Config, overflow: str = "stop", name: str = "") -> list[int]:
+    """Return the ids of a prompt as a list of its own, once it is sure that the model can take them.
+
+    Raises TokenError for ids outside the vocabulary, ContextError for more than n_ctx of them, unless they may slide.
+    """
+    try:
+        text: list[int] = check_ids(ids, config.n_vocab).tolist()
+    except TokenError as error:
+        raise TokenError(f"{name}: {error}") if name else error from None
+    if len(text) > config.n_ctx and overflow == "stop":
+        raise ContextError(
+            f"{name or 'the prompt'} has {len(text)} tokens, but the context of this model is {config.n_ctx}: "
+            f"shorten it, or let it slide (overflow='slide', --overflow slide)"
+        )
+    return text
+
+
+def check_held(cache: KVCache, length: int, config: Config, dtype: np.dtype, rules: Rules) -> None:
+    """Raise OptionError unless a text of so many ids can go on from what the cache holds: fewer ids than that."""
+    check_cache(cache, config, dtype)
+    if rules.num_beams > 1 or rules.overflow != "stop":
+        option = "num_beams" if rules.num_beams > 1 else "overflow='slide'"
+        raise OptionError(f"cache holds the beginning of one text, which {option} does not keep: leave out one of them")
+    if len(cache) >= length:
+        raise OptionError(
+            f"cache holds {len(cache)} ids, expected at most {length - 1}, fewer than the text has: "
+            f"cache.truncate(n) keeps the first n"
+        )
+
+
+def check_stop_ids(stop_ids: Sequence[int], config: Config) -> tuple[int, ...]:
+    """Return the ids that end a text: end-of-text, if the model has it, and those asked for.
+
+    >>> check_stop_ids([7], Config(eos_token_id=3))
+    (3, 7)
+    """
+    fits = all(is_integer(i) and 0 <= i < config.n_vocab for i in stop_ids)
+    check_option("stop_ids", stop_ids, fits, f"ids from 0 to {config.n_vocab - 1}")
+    return (*(() if config.eos_token_id is None else (config.eos_token_id,)), *map(int, stop_ids))
+
+
+def random_seed() -> int:
+    """Return another seed each time, short enough to be typed again."""
+    return int.from_bytes(os.urandom(4), "little")
+
+
+def check_stop_strings(stop_strings: Sequence[str], tokenizer: Tokenizer | None) -> list[bytes]:
+    """Return the strings in UTF-8. Raises OptionError for an empty one, or without a tokenizer to find them with."""
+    fits = not isinstance(stop_strings, str) and all(isinstance(stop, str) and stop for stop in stop_strings)
+    check_option("stop_strings", stop_strings, fits, "a list of strings, none of them empty")
+    if stop_strings and tokenizer is None:
+        raise OptionError("stop_strings need the model's tokenizer: tokenizer=model.tokenizer")
+    return [stop.encode() for stop in stop_strings]
+
+
+def ends_at(new_ids: list[int], rules: Rules) -> bool:
+    """Whether the last of the new ids completes one of the stop strings."""
+    if not rules.stop_strings or rules.tokenizer is None:
+        return False
+    longest = max(map(len, rules.stop_strings))  # each id has a byte or more
+    tail = b"".join(rules.tokenizer.pieces(new_ids[-longest:]))
+    return any(stop in tail for stop in rules.stop_strings)
+
+
+def choose(logits: np.ndarray, text: list[int], prompt_length: int, config: Config, rules: Rules, stream: int) -> int:
+    """Choose the id that follows a text, from the logits [V] of its last position. Padding is never chosen."""
+    return sample(
+        logits[: config.n_tokens],
+        text,
+        rules.controls,
+        rules.seed,
+        stream,
+        prompt_length=prompt_length,
+        stop_ids=rules.stop_ids,
+    )
+
+
+def warn_of_limit(config: Config, made: int, asked: int) -> None:
+    """Tell whoever asks a generator for the next id that the text has come to the context limit."""
+    limit = f"stopped at the context limit of {config.n_ctx} tokens"
+    warnings.warn(f"{limit}: {made} of {asked} new tokens are made", stacklevel=3)

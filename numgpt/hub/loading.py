@@ -1,0 +1,44 @@
+"""`load`: from the name of a checkpoint, a folder or a file to a Model."""
+
+import os
+from typing import Any
+
+from numgpt.checkpoint.reading import find_tokenizer, float_dtype, open_checkpoint, read_model
+from numgpt.checkpoint.vocabulary import from_folder, gpt2
+from numgpt.hub.folders import find, locate
+from numgpt.model import Model
+from numgpt.tokenizer import Tokenizer
+
+GPT2_VOCABULARY = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2", "124M", "355M", "774M", "1558M")
+
+
+def load(name_or_path: str | os.PathLike[str], dtype: Any = None, progress: Any = None) -> Model:
+    """Read a checkpoint.
+
+    name_or_path  a folder; a file of weights, or the index of several, with config.json beside it; or a name:
+                  "storyteller", which comes with numgpt, that of a folder in `weights_folder()`, or one to download
+    dtype         float32 or float64: convert to it. None: those two stay, F16 and BF16 are widened to float32
+    progress      shows how a download gets on; see `numgpt.download`
+    Returns a Model. Its tokenizer is None where there are no tokenizer files.
+    Raises CheckpointError where there is no such checkpoint, or it is damaged, incomplete or no GPT-2; DownloadError;
+    OptionError for another dtype.
+
+    >>> model = load("storyteller")
+    >>> model.config.n_layer, model.params["wte"].shape, len(model.tokenizer)
+    (6, (4096, 256), 4096)
+    """
+    target = None if dtype is None else float_dtype(dtype)
+    return read_model(locate(name_or_path, progress), target)
+
+
+def load_tokenizer(name_or_path: str | os.PathLike[str]) -> Tokenizer | None:
+    """Read the tokenizer of a checkpoint, without its weights. That of OpenAI's models comes with numgpt.
+
+    >>> load_tokenizer("gpt2").encode("Hello world")
+    [15496, 995]
+    """
+    path = find(name_or_path)
+    if path is None and name_or_path in GPT2_VOCABULARY:
+        return gpt2()
+    path = path or locate(name_or_path)
+    return from_folder(path if path.is_dir() else path.parent) or find_tokenizer(open_checkpoint(path))

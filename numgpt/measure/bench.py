@@ -1,0 +1,384 @@
+"""Measure a model on this machine, beside what the machine could do at best.
+
+A token made alone needs every parameter once, so memory sets its pace; a prompt multiplies each parameter by many
+positions, so arithmetic does. Both limits are measured in the same run, in turns with the model, so that a slow phase
+of the machine meets all. Other work on it lowers the shares, too: threads of BLAS wait for each other at each product.
+"""
+
+import ctypes
+import importlib.util
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numgpt import fast
+from numgpt.cache import KVCache
+from numgpt.cli.progress import format_bytes
+from numgpt.config import Config
+from numgpt.hub.loading import load, load_tokenizer
+from numgpt.model import Model
+from numgpt.params import count_params
+
+CACHE = 128_000_000  # bytes: few processors have a larger cache
+
+
+class Sizes(NamedTuple):
+    """How much is measured. What the context of a model has no room for is cut."""
+
+    rounds: int = 5
+    past: int = 32  # tokens before those that are made one by one
+    steps: int = 64  # of those; a batch makes a quarter
+    batch: int = 8
+    prompts: tuple[int, ...] = (128, 1024)
+    characters: int = 200_000
+    read_bytes: int = 1 << 29  # at most a quarter of the memory that is free
+    product: int = 2048  # rows and columns
+
+
+class Work(NamedTuple):
+    """Something to measure."""
+
+    amount: float  # what a run gets through: tokens, characters, bytes, operations
+    run: Callable[[], float]  # returns its seconds
+    about: str
+    limit: Callable[[float, float], float] | None = None  # the most of it a second, from bandwidth and rate
+
+
+class Figure(NamedTuple):
+    """What was measured: a row of the table."""
+
+    value: float | None  # None where it can't be told
+    unit: str
+    about: str
+    limit: float | None = None  # in the same unit
+    share: float | None = None  # 1 is at the limit
+
+
+# ---- the limits of a model
+
+
+def decode_bytes(config: Config, itemsize: int) -> int:
+    """The bytes of parameters that one step of decoding reads.
+
+        itemsize (params - n_ctx C)     all but wpe; the head [V, C] counts once, tied to wte or not
+
+    Notes: of wpe, and of a wte that is not the head, a step reads one row a text. Keys and values are left out: after
+    100 tokens they are 1 to 2 % of it.
+
+    >>> decode_bytes(Config(), itemsize=4)
+    494613504
+    """
+    return itemsize * (count_params(config._replace(tie_word_embeddings=True)) - config.n_ctx * config.n_embd)
+
+
+def decode_limit(config: Config, itemsize: int, bandwidth: float, rate: float, n: int = 1) -> float:
+    """The most tokens/s that n texts get together, one token each a step.
+
+        n / max(bytes / bandwidth, 2 n params / rate)     bytes: decode_bytes; params: as many numbers
+
+    bandwidth  bytes/s
+    rate       floating-point operations/s, in the dtype of the parameters
+    A batch reads the parameters once for all texts, and computes for each. One text has bandwidth / bytes.
+    """
+    size = decode_bytes(config, itemsize)
+    return n / max(size / bandwidth, 2 * n * (size // itemsize) / rate)
+
+
+def prefill_flops(config: Config, T: int) -> int:
+    """The least floating-point operations that turn T tokens into keys, values and the logits of the last.
+
+        a layer         2 P T + 4 C T (T + 1) / 2      P: its parameters; scores and averages over what each token sees
+        the last layer  2 K T + 2 (P - K) + 4 C T      K = 2 C (C + 1): those of keys and values; what comes after them
+        the head        2 V C                          is needed for one token alone, as is the head
+
+    >>> f"{prefill_flops(Config(), T=128):.3g}"
+    '2.06e+10'
+    """
+    C, L = config.n_embd, config.n_layer
+    P = count_params(config._replace(n_layer=1)) - count_params(config._replace(n_layer=0))
+    K = 2 * C * (C + 1)
+    return (L - 1) * (2 * P * T + 2 * C * T * (T + 1)) + 2 * K * T + 2 * (P - K) + 4 * C * T + 2 * config.n_vocab * C
+
+
+def prefill_limit(config: Config, rate: float, T: int) -> float:
+    """The most tokens/s of a prompt: T rate / prefill_flops."""
+    return T * rate / prefill_flops(config, T)
+
+
+# ---- what is run
+
+
+def clock(function: Callable[..., Any], *arguments: Any) -> float:
+    """Return the seconds that a call takes."""
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start
+
+
+def decode(model: Model, past: int, steps: int, n: int = 1) -> Work:
+    """Make tokens one by one for n texts, always the likeliest, after some at random."""
+    config, params, _ = model
+    dtype, past = params["wte"].dtype, max(1, min(past, config.n_ctx // 2))
+    steps = min(steps, config.n_ctx - past)
+    caches = [KVCache(config, dtype) for _ in range(n)]
+
+    def forward(texts: Any) -> list[np.ndarray]:
+        if n == 1:
+            return [fast.forward(texts[0], params, config, caches[0], logits_to_keep=1)]
+        return fast.forward_batch(texts, params, config, caches, logits_to_keep=1)
+
+    first = forward(np.random.default_rng(0).integers(config.n_vocab, size=(n, past)))
+
+    def make() -> None:
+        logits = first
+        for _ in range(steps):
+            logits = forward([[int(row[-1].argmax())] for row in logits])
+
+    def run() -> float:
+        for cache in caches:
+            cache.truncate(past)
+        return clock(make)
+
+    about = f"{n} texts at once, tokens of all" if n > 1 else f"one by one, after {past} tokens"
+    return Work(n * steps, run, about, lambda bandwidth, rate: decode_limit(config, dtype.itemsize, bandwidth, rate, n))
+
+
+def prefill(model: Model, T: int) -> Work:
+    """Read a prompt of T tokens at random into an empty cache."""
+    config, params, _ = model
+    ids = np.random.default_rng(0).integers(config.n_vocab, size=T)
+
+    def run() -> float:
+        return clock(fast.forward, ids, params, config, KVCache(config, params["wte"].dtype), 1)
+
+    return Work(T, run, "a prompt, up to its last logits", lambda _, rate: prefill_limit(config, rate, T))
+
+
+def encode(path: Path, text: str) -> Work:
+    """Encode a text by a tokenizer that has seen no word of it."""
+
+    def run() -> float:
+        tokenizer = load_tokenizer(path)
+        assert tokenizer
+        tokenizer.encode("a")  # at the first text, GPT-2's makes its tables
+        return clock(tokenizer.encode, text)
+
+    return Work(len(text), run, f"{len(text):,} characters, read for the first time")
+
+
+def own_source() -> str:
+    """The source of numgpt: a text that is always at hand. A tokenizer is about as fast on it as on English prose."""
+    return "".join(file.read_text(encoding="utf-8") for file in sorted(Path(__file__).parent.rglob("*.py")))
+
+
+def machine_work(dtype: np.dtype, sizes: Sizes) -> dict[str, Work]:
+    """Read much more memory than the caches hold, in two ways, and multiply two matrices."""
+    free = search("/proc/meminfo", r"MemAvailable:\s*(\d+) kB")
+    size = min(sizes.read_bytes, 1024 * int(free) // 4 if free else 1 << 28)
+    matrix = np.ones((max(1, size // (4096 * dtype.itemsize)), 4096), dtype)  # zeros might be no memory at all
+    parts = np.array_split(matrix.reshape(-1), os.cpu_count() or 1)
+    n = sizes.product
+    square = np.ones((n, n), dtype)
+
+    def read_by_threads() -> float:
+        with ThreadPoolExecutor(len(parts)) as pool:
+            return clock(lambda: list(pool.map(np.max, parts)))
+
+    read = f"{format_bytes(matrix.nbytes)}, read by BLAS or by threads"
+    return {
+        "BLAS": Work(matrix.nbytes, lambda: clock(np.matmul, matrix, matrix[0]), read),
+        "threads": Work(matrix.nbytes, read_by_threads, read),
+        "product": Work(2 * n**3, lambda: clock(np.matmul, square, square), f"{n} x {n} each, {dtype}"),
+    }
+
+
+# ---- what the machine is
+
+
+def search(file: str, pattern: str) -> str | None:
+    """Return what a pattern finds in a file of /proc; None where there is no such file."""
+    with suppress(OSError):
+        if found := re.search(pattern, Path(file).read_text(encoding="utf-8")):
+            return found[1]
+    return None
+
+
+def peak_bytes() -> int | None:
+    """The most memory that this process has had so far; None on Windows.
+
+    Notes: getrusage of Linux counts the program, too, that started this one.
+    """
+    if own := search("/proc/self/status", r"VmHWM:\s*(\d+) kB"):
+        return 1024 * int(own)
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # others count in KiB
+
+
+def load_average() -> float:
+    """How many threads wanted a processor, in the last minute; 0 where that can't be told."""
+    with suppress(AttributeError, OSError):  # Windows has none
+        return os.getloadavg()[0]
+    return 0.0
+
+
+def blas_files() -> list[str]:
+    """Where OpenBLAS can be asked: NumPy's own module, which answers for what it links; on Windows, the library."""
+    spec = importlib.util.find_spec("numpy._core._multiarray_umath")
+    libraries = sorted(Path(np.__file__).parent.parent.glob("numpy.libs/*openblas*"))
+    return [*([spec.origin] if spec and spec.origin else []), *map(str, libraries)]
+
+
+def ask_openblas(what: str, kind: Any) -> Any:
+    """Call openblas_get_`what` of the OpenBLAS that NumPy runs on; None where that is not OpenBLAS, or not found."""
+    symbols = [f"{prefix}openblas_get_{what}{suffix}" for prefix in ("scipy_", "") for suffix in ("64_", "")]
+    for file in blas_files():
+        with suppress(OSError):
+            library = ctypes.CDLL(file)
+            for symbol in symbols:
+                if hasattr(library, symbol):
+                    function = getattr(library, symbol)
+                    function.restype = kind
+                    answer = function()
+                    return answer.decode() if isinstance(answer, bytes) else answer
+    return None
+
+
+def describe_machine() -> dict[str, Any]:
+    """The processor, Python, NumPy, the BLAS it was built with, and of OpenBLAS the kernel and threads it runs."""
+    built: Any = np.show_config(mode="dicts")
+    library = built.get("Build Dependencies", {}).get("blas", {})
+    return {
+        "cpu": search("/proc/cpuinfo", r"model name\s*:\s*(.+)") or platform.processor() or None,
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "blas": {
+            "name": library.get("name"),
+            "version": library.get("version"),
+            "kernel": ask_openblas("corename", ctypes.c_char_p),
+            "threads": ask_openblas("num_threads", ctypes.c_int),
+            "config": ask_openblas("config", ctypes.c_char_p),
+        },
+    }
+
+
+# ---- the report
+
+
+def measure(path: Path, sizes: Sizes | None = None) -> dict[str, Any]:
+    """Measure the checkpoint at a path, and the machine.
+
+    Returns what `numgpt bench --json` prints, less the model's name:
+      parameters, weight_bytes, dtype  of the checkpoint in memory
+      rounds                           each speed is the median of so many
+      machine                          cpu, cpus, python, numpy, blas {name, version, kernel, threads, config}
+      figures                          name -> {value, unit, about, limit, share}, see Figure; the names: load, decode,
+                                       prefill 128, prefill 1024 (or the context), batch of 8, peak memory, tokenizer
+                                       characters, tokenizer tokens, memory bandwidth, matrix product
+      notes                            what to beware of
+    What can't be told is None. Raises what `load` raises.
+    """
+    sizes = sizes or Sizes()
+    busy = load_average()
+    loads = [clock(load, path) for _ in range(1 + sizes.rounds)]
+    model = load(path)
+    config, dtype = model.config, model.params["wte"].dtype
+    weights = dtype.itemsize * count_params(config)
+
+    work = {"decode": decode(model, sizes.past, sizes.steps)}
+    work |= {f"prefill {T}": prefill(model, T) for T in sorted({min(T, config.n_ctx) for T in sizes.prompts})}
+    for item in work.values():
+        item.run()  # once to warm up
+    peak = peak_bytes()  # that of one text
+    work[f"batch of {sizes.batch}"] = decode(model, sizes.past, sizes.steps // 4, sizes.batch)
+    text = own_source()[: sizes.characters]
+    others = machine_work(dtype, sizes) | ({"encode": encode(path, text)} if model.tokenizer else {})
+    every = work | others
+    rounds = [{name: item.run() for name, item in every.items()} for _ in range(sizes.rounds)]
+    rates = {name: item.amount / statistics.median(r[name] for r in rounds) for name, item in every.items()}
+    bandwidth, rate = max(rates["BLAS"], rates["threads"]), rates["product"]
+
+    figures = {"load": Figure(statistics.median(loads[1:]), "s", "not the first time: the file is in the page cache")}
+    for name, item in work.items():
+        limit = item.limit(bandwidth, rate) if item.limit else None
+        figures[name] = Figure(rates[name], "tokens/s", item.about, limit, limit and rates[name] / limit)
+    about = "one text at a time; limit: the weights"
+    figures["peak memory"] = Figure(peak and peak / 1e6, "MB", about, weights / 1e6, peak and weights / peak)
+    speed, tokens, about = None, None, "no tokenizer lies beside the weights"
+    if model.tokenizer:
+        speed, about = rates["encode"], others["encode"].about
+        tokens = speed * len(model.tokenizer.encode(text)) / len(text)
+    figures["tokenizer characters"] = Figure(speed, "chars/s", about)
+    figures["tokenizer tokens"] = Figure(tokens, "tokens/s", about)
+    figures["memory bandwidth"] = Figure(bandwidth / 1e9, "GB/s", others["BLAS"].about)
+    figures["matrix product"] = Figure(rate / 1e9, "GFLOP/s", others["product"].about)
+    return {
+        "parameters": count_params(config),
+        "weight_bytes": weights,
+        "dtype": str(dtype),
+        "rounds": sizes.rounds,
+        "machine": describe_machine(),
+        "figures": {name: figure._asdict() for name, figure in figures.items()},
+        "notes": notes(weights, busy),
+    }
+
+
+def notes(weights: int, busy: float) -> list[str]:
+    """What to beware of in the figures: by the bytes of the weights, and the load average before the start."""
+    found = []
+    if busy > (os.cpu_count() or 1):
+        found.append(
+            f"the load average was {busy:.1f} at the start: other work makes all of this slower, and shares lower"
+        )
+    if weights < CACHE:
+        found.append(
+            f"{format_bytes(weights)} of weights can stay in the processor's cache, which is faster than memory: "
+            "decode and batch may exceed their limits"
+        )
+    if forced := os.environ.get("OPENBLAS_CORETYPE"):
+        found.append(f"OPENBLAS_CORETYPE={forced} is set, which forces this kernel on OpenBLAS: unset it to compare")
+    return found
+
+
+def table(report: dict[str, Any]) -> str:
+    """Return a report as people read it."""
+    machine, blas = report["machine"], report["machine"]["blas"]
+    library = " ".join(filter(None, (blas["name"], blas["version"]))) or "unknown"
+    size = format_bytes(report["weight_bytes"])
+    lines = [
+        f"{report['model']}: {report['parameters']:,} parameters in {report['dtype']}, {size}",
+        f"{machine['cpu'] or 'unknown processor'}, CPUs: {machine['cpus']}",
+        f"Python {machine['python']}, NumPy {machine['numpy']}, BLAS: {library}, "
+        f"kernel: {blas['kernel'] or 'unknown'}, threads: {blas['threads'] or 'unknown'}",
+        f"\n{'':<20}{'measured':>11} {'':<8} {'limit':>8} {'share':>6}",
+    ]
+    for name, row in report["figures"].items():
+        value, limit = number(row["value"]) or "unknown", number(row["limit"])
+        share = "" if row["share"] is None else f"{row['share']:.0%}"
+        lines.append(f"{name:<20}{value:>11} {row['unit']:<8} {limit:>8} {share:>6}  {row['about']}")
+    rounds = f"\nMedians of {report['rounds']} rounds."
+    lines.append(f"{rounds} Memory bandwidth limits decode, the matrix product prefill, one of the two a batch.")
+    return "\n".join(lines + [f"Note: {note}." for note in report["notes"]])
+
+
+def number(x: float | None) -> str:
+    """Write a number in three digits, or whole where it has more.
+
+    >>> number(0.012345), number(38.25), number(1234.5), number(None)
+    ('0.0123', '38.2', '1,234', '')
+    """
+    return "" if x is None else f"{x:,.0f}" if x >= 100 else f"{x:.3g}"

@@ -1,0 +1,303 @@
+"""How well a model predicts a text that is given: log-probabilities, perplexity, and the last word of LAMBADA.
+
+Sources: "Perplexity of fixed-length models" in the documentation of Transformers; Radford et al. 2019, section 3.
+"""
+
+import codecs
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from numgpt import fast
+from numgpt.cache import KVCache
+from numgpt.checks import check_ids, check_option, is_integer
+from numgpt.errors import CheckpointError, OptionError, TokenError
+from numgpt.model import Ids, Model
+
+Forward = Callable[..., np.ndarray]
+ROWS = 64  # positions whose logits are in memory at a time: 13 MB for GPT-2's vocabulary
+# From so many bits of surprisal on, a token has this background of the 256 colours, under black.
+SHADES = {2: 230, 4: 222, 8: 215, 12: 203}
+
+
+class Score(NamedTuple):
+    """What a model makes of a text. Figures are of the tokens that were scored, and no others."""
+
+    ids: list[int]  # [T]; without the end-of-text id that `bos` puts before
+    log_probs: np.ndarray  # [T] float64, natural logarithms; nan where a token had nothing before it
+    tokens: int  # how many were scored
+    words: int | None  # of the text that these tokens make, parted by white space; None without a tokenizer
+    bytes: int | None  # of the same, in UTF-8
+    context: int
+    stride: int
+    bos: bool
+
+    @property
+    def nats(self) -> float:
+        """The surprisal of the whole: minus the sum of the log-probabilities."""
+        return float(np.nansum(-self.log_probs))
+
+    @property
+    def nats_per_token(self) -> float:
+        """The mean cross-entropy, which training calls the loss."""
+        return self.nats / self.tokens
+
+    @property
+    def bits_per_token(self) -> float:
+        """The same in bits."""
+        return self.nats_per_token / math.log(2)
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Comparable between models of different vocabularies."""
+        return self.nats / math.log(2) / self.bytes if self.bytes else None
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nats / tokens)"""
+        return perplexity(self.nats, self.tokens)
+
+    @property
+    def perplexity_per_word(self) -> float | None:
+        """exp(nats / words)"""
+        return perplexity(self.nats, self.words) if self.words else None
+
+    @property
+    def perplexity_by_recipe(self) -> float:
+        """The number that the recipe in Transformers' documentation prints, for comparison.
+
+        It weighs the mean of each window by one token less than the window has new. Where windows don't overlap that
+        is how many it scores, and the number is `perplexity`. Where they do, it is one too few, so that the first
+        window counts for too much: a difference in the sixth digit at large strides; at stride 1 nothing else counts.
+        """
+        log_probs = np.concatenate([[math.nan] * self.bos, self.log_probs])
+        nats = weights = new = 0.0
+        for _, first, end in windows(len(log_probs), self.context, self.stride):
+            weight = end - new - 1
+            if weight:
+                nats -= weight * log_probs[first:end].mean()
+            weights, new = weights + weight, end
+        return perplexity(nats, weights)
+
+
+def score(
+    model: Model,
+    text: str | Ids,
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    bos: bool = False,
+    forward: Forward = fast.forward,
+) -> Score:
+    """Compute how likely each token of a text is, given those before it in a sliding window.
+
+        log p(id_t | id_begin ... id_t-1),   begin = 0, stride, 2 stride, ...
+
+    model    as `numgpt.load` returns it; without a tokenizer it scores ids
+    text     str, in which "<|endoftext|>" is text; or its ids [T]
+    context  how many tokens a window has, 2 to n_ctx; None: n_ctx
+    stride   how many tokens further the next one begins, 1 to context; None: half the context
+    bos      put the end-of-text id before the text, so that its first token is scored too
+    forward  the function that computes the logits: fast.forward or one of the same signature
+    Returns a Score. Log-probabilities are computed in float64 from the logits, over all V of them.
+    Raises TokenError for a text too short to score or ids outside the vocabulary, OptionError for an option out of its
+    range and for `bos` with a model that has no end-of-text id, CheckpointError for text without a tokenizer and for
+    logits that are not finite.
+    Notes: each window scores what no earlier one has, so a token sees at least context - stride others (less at the
+    beginning of the text). The first token of a window has nothing before it there and is not scored by it: that is the
+    first of the text, and with stride = context the first of each window. Windows share no work: a token that moves to
+    another position has other keys and values. So the cost is that of T / stride windows.
+    Source: the recipe in "Perplexity of fixed-length models". It gives the same log-probabilities and windows, but
+    weighs windows otherwise than by the tokens they score: see `Score.perplexity_by_recipe`.
+
+    >>> import numgpt
+    >>> found = score(numgpt.load("storyteller"), "Once upon a time")
+    >>> found.log_probs.round(1)
+    array([ nan, -4.1, -1.4, -0.1, -0. ])
+    >>> found.tokens, round(found.perplexity, 1)
+    (4, 4.1)
+    """
+    params, config = model.params, model.config
+    context = config.n_ctx if context is None else context
+    expected = f"an integer from 2 to {config.n_ctx}, the context of this model"
+    check_option("context", context, is_integer(context) and 2 <= context <= config.n_ctx, expected)
+    stride = context // 2 if stride is None else stride
+    expected = f"an integer from 1 to {context}, the context: a larger one would leave tokens out"
+    check_option("stride", stride, is_integer(stride) and 1 <= stride <= context, expected)
+    if bos and config.eos_token_id is None:
+        raise OptionError("bos is True, but this model has no end-of-text id to put before the text: leave it out")
+
+    ids = encode(model, text) if isinstance(text, str) else text
+    if hasattr(ids, "__len__") and len(ids) < 2 - bos:
+        remedy = "give some text" if bos else "nothing comes before the first: give more text, or bos=True (--bos)"
+        raise TokenError(f"too short to score: tokens: {len(ids)}, expected {2 - bos} or more: {remedy}")
+    ids = check_ids(ids, config.n_vocab).tolist()
+    pieces = model.tokenizer.pieces(ids) if model.tokenizer else None
+
+    sequence = [config.eos_token_id, *ids] if bos else ids
+    log_probs = np.full(len(sequence), math.nan)
+    cache = KVCache(config, dtype=params["wte"].dtype)
+    for begin, first, end in windows(len(sequence), context, stride):
+        rows = predict(sequence[begin:end], first - begin, model, cache, forward)
+        log_probs[first:end] = [log_prob(row, i) for row, i in zip(rows, sequence[first:end], strict=True)]
+
+    log_probs = log_probs[bos:]
+    scored = np.flatnonzero(~np.isnan(log_probs))
+    words = length = None
+    if pieces is not None:
+        covered = b"".join(pieces[t] for t in scored)
+        words, length = len(covered.decode("utf-8", "replace").split()), len(covered)
+    return Score(ids, log_probs, len(scored), words, length, int(context), int(stride), bool(bos))
+
+
+def windows(T: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Cut T tokens into windows, and yield of each where it begins, the first token that it scores and where it ends.
+
+    >>> list(windows(7, context=4, stride=2))
+    [(0, 1, 4), (2, 4, 6), (4, 6, 7)]
+    """
+    end = 0
+    for begin in range(0, T, stride):
+        first, end = max(begin + 1, end), min(begin + context, T)
+        yield begin, first, end
+        if end == T:
+            return
+
+
+def predict(ids: list[int], first: int, model: Model, cache: KVCache, forward: Forward) -> Iterator[np.ndarray]:
+    """Yield, for each of ids[first:], the logits [V] that the model gives after the ids before it.
+
+    A cache that is there to be used lets the model give logits of ROWS positions at a time, so that they never fill
+    more memory than that.
+    """
+    cache.truncate(0)
+    for at in range(first, len(ids), ROWS):
+        stop = min(at + ROWS, len(ids))
+        new = ids[len(cache) : stop - 1]
+        yield from forward(new, model.params, model.config, cache=cache, logits_to_keep=stop - at)
+
+
+def log_prob(logits: np.ndarray, i: int) -> float:
+    """The log-probability of id i, in float64 whatever the dtype of the logits.
+
+        logits_i - log(sum_j exp(logits_j))
+
+    logits [V]
+    Raises CheckpointError where they hold NaN or +inf, or nothing but -inf.
+
+    >>> round(math.exp(log_prob(np.array([0.0, math.log(3)]), 1)), 9)
+    0.75
+    """
+    largest = logits.max()
+    if not np.isfinite(largest):  # NaN and +inf both come out on top
+        raise CheckpointError("the logits are not finite: the weights are damaged (`numgpt inspect`), or need float64")
+    x = logits.astype(np.float64) - float(largest)
+    return float(x[i] - math.log(np.exp(x).sum()))
+
+
+def perplexity(nats: float, count: float) -> float:
+    """exp(nats / count), and inf where that is more than a float holds.
+
+    >>> round(perplexity(nats=6 * math.log(5), count=3), 9), perplexity(1e6, 1)
+    (25.0, inf)
+    """
+    return math.exp(nats / count) if nats / count < 700 else math.inf
+
+
+def encode(model: Model, text: str) -> list[int]:
+    """The ids of a text. Raises CheckpointError where the model has no tokenizer."""
+    if model.tokenizer is None:
+        raise CheckpointError("this model has no tokenizer, which text needs: give ids, or put its files beside it")
+    return model.tokenizer.encode(text)
+
+
+class LastWords(NamedTuple):
+    """How well a model completes texts by their last word."""
+
+    texts: int
+    correct: int
+    nats: float  # the surprisal of all last words together
+
+    @property
+    def accuracy(self) -> float:
+        """The part of the words that are predicted."""
+        return self.correct / self.texts
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nats / texts): a word is one event, however many tokens it has."""
+        return perplexity(self.nats, self.texts)
+
+
+def score_last_words(model: Model, lines: Iterable[str | bytes], *, forward: Forward = fast.forward) -> LastWords:
+    """LAMBADA's task: predict the last word of each text from all that stands before it.
+
+    lines  of JSON, {"text": ...}; the last word is what follows the last white space. Empty lines are passed over
+    Returns a LastWords. A word is correct where each of its tokens is the likeliest after those before it, so that
+    greedy decoding would begin with them. Of a text longer than the context, the last n_ctx tokens count.
+    Raises TokenError that names the line that is not such a text, CheckpointError without a tokenizer.
+    Notes: there is no stop-word filter. The GPT-2 paper, for the accuracies of its table 3, did not let the model
+    answer with stop words, which seldom end these texts, and is said to have compared the last token alone, not the
+    whole word. So expect lower figures here.
+    Source: Paperno et al. 2016, arXiv:1606.06031; the counts are those of lambada_openai in lm-evaluation-harness.
+    """
+    cache = KVCache(model.config, dtype=model.params["wte"].dtype)
+    texts = correct = 0
+    nats = 0.0
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            ids, first = cut_last_word(model, line)
+        except TokenError as error:
+            raise TokenError(f"line {number}: {error}") from None
+        rows = list(predict(ids, first, model, cache, forward))
+        nats -= sum(log_prob(row, i) for row, i in zip(rows, ids[first:], strict=True))
+        correct += all(row.argmax() == i for row, i in zip(rows, ids[first:], strict=True))
+        texts += 1
+    if not texts:
+        raise TokenError('no lines, expected one or more of {"text": ...}')
+    return LastWords(texts, correct, nats)
+
+
+def cut_last_word(model: Model, line: str | bytes) -> tuple[list[int], int]:
+    """Return the ids of a line of JSON, as many as fit, and where those of its last word begin."""
+    try:
+        text = json.loads(line)["text"].rstrip()
+        before = text[: -len(text.split()[-1])].rstrip()
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        raise TokenError(f'{line!r:.60} is not of the form {{"text": "two or more words"}}') from None
+    ids, start = encode(model, text), len(encode(model, before))
+    kept = ids[-model.config.n_ctx :]
+    first = start - (len(ids) - len(kept))
+    if first < 1:
+        raise TokenError(f"{text!r:.60} has no words before the last that fit into the context: expected two or more")
+    return kept, first
+
+
+def paint(pieces: Sequence[bytes], log_probs: np.ndarray) -> Iterator[str]:
+    r"""Yield a text in whole characters, each with a background for the bits of surprisal of the tokens it is made of.
+
+    pieces     [T] the bytes of each token
+    log_probs  [T]; nan for what was not scored, which is dim
+    Notes: a colour ends with its line, or terminals would fill the rest of it.
+
+    >>> list(paint([b"a", b" \xe2", b"\x82\xac\n"], np.array([math.nan, -math.log(4), -math.log(8)])))
+    ['\x1b[2ma\x1b[0m', '\x1b[30;48;5;222m €\x1b[0m\n']
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text, bits = "", math.nan
+    for t, (piece, nats) in enumerate(zip(pieces, -log_probs, strict=True)):
+        last = t == len(pieces) - 1
+        text += decoder.decode(piece, final=last)
+        if not math.isnan(nats):
+            bits = nats / math.log(2) + (0 if math.isnan(bits) else bits)
+        if last or not decoder.getstate()[0]:
+            shade = max((bound for bound in SHADES if bits >= bound), default=None)
+            style = "2" if math.isnan(bits) else f"30;48;5;{SHADES[shade]}" if shade else ""
+            lines = text.split("\n")
+            yield "\n".join(f"\x1b[{style}m{part}\x1b[0m" if style and part else part for part in lines)
+            text, bits = "", math.nan

@@ -1,0 +1,1 @@
+"""A model from a text: the gradient, the optimiser, the run."""

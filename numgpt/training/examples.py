@@ -1,0 +1,179 @@
+"""From a text to the examples of a batch."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from numgpt.checks import check_option
+from numgpt.config import Config
+from numgpt.errors import ContextError, OptionError, TokenError
+from numgpt.tokenizer import AddedToken, Tokenizer
+from numgpt.training.backward import UNCOUNTED
+from numgpt.training.settings import Settings
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+EVALUATED = 1024  # the most held-out examples that an evaluation looks at
+
+
+LONGEST_LINE = 1024  # tokens of a line, unless block_size says otherwise
+
+
+Question = tuple[tuple[int, ...], tuple[int, ...]]  # the ids of a line: of the question, and of its answer
+
+
+class Examples(NamedTuple):
+    """What to learn from: row by row, what is seen and what should follow each token of it."""
+
+    ids: np.ndarray  # [N, T] int
+    targets: np.ndarray  # [N, T] int; -1 where it does not count
+
+
+def windows_of(ids: Sequence[int], block_size: int) -> Examples:
+    """All windows of a text: N = len(ids) - block_size examples that overlap, in no more memory than the text.
+
+    >>> windows_of([5, 6, 7, 8], 2).targets.tolist()
+    [[6, 7], [7, 8]]
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(np.array(ids, dtype=np.int32), block_size + 1)
+    return Examples(windows[:, :-1], windows[:, 1:])
+
+
+def questions_of(lines: Sequence[Question], end: int, block_size: int) -> Examples:
+    """An example for each question and its answer. What counts is the answer, and the end-of-text id after it.
+
+    >>> ids, targets = questions_of([((1, 2), (3,)), ((4,), (5,))], end=9, block_size=3)
+    >>> ids.tolist(), targets.tolist()
+    ([[1, 2, 3], [4, 5, 9]], [[-1, 3, 9], [5, 9, -1]])
+    """
+    ids = np.full((len(lines), block_size), end, dtype=np.int32)
+    targets = np.full_like(ids, UNCOUNTED)
+    for i, (question, answer) in enumerate(lines):
+        length = len(question) + len(answer)
+        ids[i, :length] = question + answer
+        targets[i, len(question) - 1 : length] = [*answer, end]
+    return Examples(ids, targets)
+
+
+def batch(examples: Examples, size: int, *, seed: int, step: int) -> Examples:
+    """Draw the examples of a step: a function of the seed and the step, so that nothing else has to be kept of it.
+
+        row_i = (the i-th output of Philox with key (seed, 0), counter (step)) mod N
+
+    Returns Examples of `size` rows, with repetition.
+    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3". NumPy promises never to change the
+    output of its generator. The remainder favours no row by more than N / 2^64.
+
+    >>> batch(windows_of(range(100), 2), size=3, seed=1, step=7).ids.tolist()
+    [[78, 79], [71, 72], [65, 66]]
+    """
+    generator = np.random.Philox(
+        key=np.array([seed, 0], dtype=np.uint64), counter=np.array([0, step, 0, 0], dtype=np.uint64)
+    )
+    rows = (generator.random_raw(size) % np.uint64(len(examples.ids))).astype(np.intp)
+    return Examples(examples.ids[rows], examples.targets[rows])
+
+
+def byte_tokenizer() -> Tokenizer:
+    """A token for each byte, and end-of-text: what suits a text too small for a vocabulary.
+
+    >>> byte_tokenizer().encode("3=")
+    [51, 61]
+    """
+    return Tokenizer([], added=[AddedToken(END_OF_TEXT, 256, special=True)])
+
+
+def read_text(path: Path) -> tuple[str, str]:
+    """Return the text of a file, and the sha256 of its bytes. Raises TokenError where it is not UTF-8, or empty."""
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TokenError(f"{path}: byte {raw[error.start]:#04x} at {error.start} is not UTF-8: convert it") from None
+    if not text.strip():
+        raise TokenError(f"{path}: empty, expected a text to learn from")
+    return text, hashlib.sha256(raw).hexdigest()
+
+
+def read_examples(
+    texts: Sequence[tuple[Path, str]], tokenizer: Tokenizer, config: Config | None, settings: Settings
+) -> tuple[Examples, Examples]:
+    """Return what to learn from, and what is held out: the second text, or a tenth of the only one, its last.
+
+    config  that of the model, or None where it is still to be made, with a context that fits
+    Raises TokenError for a text that is too short, or without the separator; ContextError for a line too long;
+    OptionError for a block_size that the model has not.
+    """
+    limit = LONGEST_LINE if config is None else config.n_ctx
+    if settings.block_size is not None:
+        fits = config is None or settings.block_size <= config.n_ctx
+        check_option("block_size", settings.block_size, fits, f"at most {limit}, the context of {settings.start}")
+        limit = settings.block_size
+    if settings.answers_after is not None:
+        return read_questions(texts, tokenizer, limit, settings)
+
+    block_size = settings.block_size or min(64, limit)
+    parts = [(path, "", text) for path, text in texts]
+    if len(texts) == 1:
+        path, text = texts[0]
+        cut = len(text) * 9 // 10
+        parts = [(path, "all but its last tenth ", text[:cut]), (path, "its last tenth, held out, ", text[cut:])]
+    found = []
+    for path, part, text in parts:
+        ids = tokenizer.encode(text, allow_special=settings.allow_special)
+        if len(ids) <= block_size:
+            raise TokenError(
+                f"{path}: {part}has {len(ids)} tokens, expected {block_size + 1} or more: give more text, or a smaller "
+                f"block_size"
+            )
+        found.append(windows_of(ids, block_size))
+    training, held_out = found
+    return training, Examples(*(x[::block_size] for x in held_out))  # side by side
+
+
+def read_questions(
+    texts: Sequence[tuple[Path, str]], tokenizer: Tokenizer, limit: int, settings: Settings
+) -> tuple[Examples, Examples]:
+    """`read_examples` of lines: every tenth is held out. No question that is held out is learned from elsewhere."""
+    end = tokenizer.special_tokens.get(END_OF_TEXT)
+    if end is None:
+        raise OptionError(f"answers_after needs a vocabulary with {END_OF_TEXT}, which ends an answer: choose another")
+    lines, *others = (parse_lines(path, text, tokenizer, limit, settings) for path, text in texts)
+    held_out = others[0] if others else lines[9::10] or lines[-1:]
+    asked = {question for question, _ in held_out}
+    lines = [line for line in lines if line[0] not in asked]
+    if not lines or not held_out:
+        raise TokenError(f"{texts[0][0]}: no lines are left to learn from: expected 2 or more that differ")
+    longest = max(len(question) + len(answer) for question, answer in [*lines, *held_out])
+    return questions_of(lines, end, longest), questions_of(held_out, end, longest)
+
+
+def parse_lines(path: Path, text: str, tokenizer: Tokenizer, limit: int, settings: Settings) -> list[Question]:
+    """Return the ids of each question, with its separator, and of its answer. Blank lines are passed over.
+
+    Raises TokenError for a line without the separator, ContextError for one of more than `limit` tokens.
+    """
+    separator = settings.answers_after or ""
+    lines: list[Question] = []
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        if not line.strip():
+            continue
+        question, found, answer = line.partition(separator)
+        if not found:
+            raise TokenError(
+                f"{path}: line {number}: no {separator!r} in {line!r:.60}, expected a question, {separator!r} and the "
+                f"answer"
+            )
+        parts = question + separator, answer  # apart, since the answer is not there yet when it is asked for
+        ids, answer_ids = (tuple(tokenizer.encode(x, allow_special=settings.allow_special)) for x in parts)
+        if len(ids) + len(answer_ids) > limit:
+            raise ContextError(
+                f"{path}: line {number}: {len(ids) + len(answer_ids)} tokens, expected at most {limit}: shorten it, or "
+                f"give a larger block_size"
+            )
+        lines.append((ids, answer_ids))
+    return lines

@@ -1,0 +1,1 @@
+"""Where another implementation parts from this one, and why."""
