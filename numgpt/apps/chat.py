@@ -32,8 +32,9 @@ import numpy as np
 from numgpt import fast
 from numgpt.cache import KVCache
 from numgpt.checkpoint.files import read_small
-from numgpt.decoding.loop import Watched, generate
+from numgpt.decoding.loop import no_guess
 from numgpt.decoding.rules import check_rules
+from numgpt.decoding.text import Stream, stream_ids
 from numgpt.errors import CheckpointError, ContextError
 from numgpt.model import Model, tokenizer_of
 
@@ -140,31 +141,31 @@ class Chat:
         if dropped:
             del self.turns[:dropped]
             self.cache.truncate(min(len(self.cache), len(opening)))
-        steps = generate(
+        said = stream_ids(
+            self.model,
             [*self.ids(), *asked],
-            self.model.params,
-            config,
             **{"min_new_tokens": 1, **self.options},
             max_new_tokens=self.max_new_tokens,
             stop_ids=stop_ids,
             stream=self.replies,
             forward=self.forward,
+            guess=no_guess,
             cache=self.cache,
         )
-        return self._said(asked, steps)
+        return self._remembered(asked, said)
 
-    def _said(self, asked: list[int], steps: Generator[int, None, str]) -> Generator[str, None, None]:
-        """Yield the text of a reply, and remember the turn."""
-        watched, said = Watched(steps), False
+    def _remembered(self, asked: list[int], said: Stream) -> Generator[str, None, None]:
+        """Yield the text of a reply, less the white space that it begins with, and remember the turn."""
+        begun = False
         try:
-            for piece in tokenizer_of(self.model).decode_stream(watched):
-                text = piece if said else piece.lstrip()
+            for piece in said:
+                text = piece if begun else piece.lstrip()
                 if text:
-                    said = True
+                    begun = True
                     yield text
         finally:
-            steps.close()
-            self.turns.append(Turn(asked, watched.ids, watched.finish_reason))
+            said.close()
+            self.turns.append(Turn(asked, said.ids, said.finish_reason))
             self.replies += 1
 
 

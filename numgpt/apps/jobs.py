@@ -29,7 +29,7 @@ from numgpt.checks import check_count
 from numgpt.decoding.batch import choose_surely, run
 from numgpt.decoding.beam import search
 from numgpt.decoding.rules import check_prompt, check_rules
-from numgpt.decoding.text import start_ids, until
+from numgpt.decoding.text import start_ids, text_of
 from numgpt.errors import ContextError, OptionError, TokenError
 from numgpt.hub.transfer import try_lock
 from numgpt.measure.scoring import encode, score
@@ -177,7 +177,7 @@ def complete_lines(
 
     for number, ids, finish_reason in completions():
         line = started.pop(number)
-        text = "".join(until(tokenizer.decode_stream(ids), options.get("stop_strings", ())))
+        text = text_of(ids, tokenizer, options.get("stop_strings", ()))
         result = {"line": number, "id": line.id, "prompt": line.text, "text": text}
         yield number, {**result, "ids": ids, "finish_reason": finish_reason}
         while refused:

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -176,9 +176,9 @@ def exit_at_ctrl_c() -> Iterator[None]:
 
 def generate(args: argparse.Namespace) -> None:
     """numgpt generate: show the prompt and what follows it, token by token, or several texts."""
-    from numgpt.decoding.loop import Watched
+    from numgpt.decoding.batch import complete_batch
     from numgpt.decoding.rules import random_seed
-    from numgpt.decoding.text import start_ids, until
+    from numgpt.decoding.text import start_ids, stream_ids, text_of
 
     check_job(args, given=args.prompt is not None)
     model = load_model(args)
@@ -191,33 +191,49 @@ def generate(args: argparse.Namespace) -> None:
         prompt = prompt.removesuffix("\n")  # the end of the last line, which is not meant
     ids = start_ids(model, tokenizer.encode(prompt, allow_special=args.allow_special))
     seed = random_seed() if args.seed is None else args.seed
-    options = {**generate_options(args, tokenizer), "seed": seed, "tokenizer": tokenizer}
-    stops = options["stop_strings"]
-    texts = started(args.num_return_sequences, ids, model, options)
-    if args.seed is None and options.get("temperature"):
-        note(args, f"seed {seed}")
+    options = {**generate_options(args, tokenizer), "seed": seed}
+    count, start = 0, time.perf_counter()
 
-    start, count = time.perf_counter(), 0
-    for number, steps in enumerate(texts):
-        watched, text = Watched(steps), ""
-        show = (lambda text: None) if args.json else (lambda text: print(text, end="", flush=True))
-        show("\n" * (number > 0) + prompt)
-        try:
-            for piece in until(tokenizer.decode_stream(watched), stops):
-                show(piece)
-                text += piece
-        except NumgptError:
-            show("\n")  # so that the error has a line of its own
-            raise
-        finish_reason = "stop" if watched.finish_reason == "interrupted" else watched.finish_reason  # by a stop string
+    def show(text: str) -> None:
+        if not args.json:
+            print(text, end="", flush=True)
+
+    def end(text: str, new_ids: list[int], finish_reason: str) -> None:
+        """Finish what is shown of a text; with --json, show all of it."""
+        nonlocal count
+        count += len(new_ids)
         if args.json:
-            result = {"prompt": prompt, "text": text, "ids": watched.ids, "finish_reason": finish_reason, "seed": seed}
+            result = {"prompt": prompt, "text": text, "ids": new_ids, "finish_reason": finish_reason, "seed": seed}
             print(json.dumps({"model": str(args.model), **result}))
         elif not (prompt + text).endswith("\n"):
             print(flush=True)
         if finish_reason == "context":
             note(args, f"stopped at the context limit of {model.config.n_ctx} tokens (--overflow slide goes on)")
-        count += len(watched.ids)
+
+    several = args.num_return_sequences != 1
+    if several:
+        more = {"num_return_sequences": args.num_return_sequences, "tokenizer": tokenizer}
+        batch = complete_batch([ids], model.params, model.config, **options, **more)
+    else:
+        pieces = stream_ids(model, ids, **options)
+    if args.seed is None and options.get("temperature"):
+        note(args, f"seed {seed}")
+    try:
+        if several:
+            for number, new_ids, finish_reason in sorted(batch):
+                text = text_of(new_ids, tokenizer, options["stop_strings"])
+                show("\n" * (number > 0) + prompt + text)
+                end(text, new_ids, finish_reason)
+        else:
+            show(prompt)
+            text = ""
+            for piece in pieces:
+                show(piece)
+                text += piece
+            end(text, pieces.ids, pieces.finish_reason)
+    except NumgptError:
+        show("\n")  # so that the error has a line of its own
+        raise
     seconds = time.perf_counter() - start
     n_ctx, half = model.config.n_ctx, model.config.n_ctx // 2
     if args.overflow == "slide" and len(ids) + count > n_ctx:
@@ -309,28 +325,6 @@ def job(args: argparse.Namespace, model: numgpt.Model, options: dict[str, Any]) 
     note(args, f"{made} of {lines} lines in {seconds:.2f} s, {rate}; {before} were done before")
     if bad:
         raise TokenError(f"{args.input}: {bad} of {lines} lines have no result; see above")
-
-
-def started(
-    n: int, ids: list[int], model: numgpt.Model, options: dict[str, Any]
-) -> Iterator[Generator[int, None, str]]:
-    """Return what makes each of n texts of a prompt: one as it is asked for, several in a batch."""
-    from numgpt.decoding.batch import Completion, complete_batch
-    from numgpt.decoding.lookup import PromptLookup
-
-    if n == 1:
-        forward, guess = numgpt.fast.forward, PromptLookup()
-        return iter([numgpt.generate(ids, model.params, model.config, forward=forward, guess=guess, **options)])
-    batch = complete_batch([ids], model.params, model.config, num_return_sequences=n, **options)
-
-    def replay(done: Completion) -> Generator[int, None, str]:
-        yield from done.ids
-        return done.finish_reason
-
-    def in_order() -> Iterator[Generator[int, None, str]]:
-        yield from map(replay, sorted(batch))
-
-    return in_order()
 
 
 def parse_early_stopping(text: str) -> bool | str:

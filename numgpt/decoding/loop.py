@@ -1,6 +1,6 @@
 """The loop that turns a model of the next token into text."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,30 +25,6 @@ from numgpt.tokenizer import Tokenizer
 def no_guess(text: list[int], most: int) -> list[int]:
     """The default `guess`: none, so that each pass through the model makes one token."""
     return []
-
-
-class Watched:
-    """What `generate` yields, passed on; afterwards its ids, and why they end.
-
-    >>> steps = Watched(iter([7, 8]))
-    >>> next(iter(steps)), steps.ids, steps.finish_reason
-    (7, [7], 'interrupted')
-    """
-
-    def __init__(self, steps: Generator[int, None, str]) -> None:
-        self.steps = steps
-        self.ids: list[int] = []
-        self.finish_reason = "interrupted"  # unless the generator comes to its end, and says why
-
-    def __iter__(self) -> Iterator[int]:
-        while True:
-            try:
-                i = next(self.steps)
-            except StopIteration as end:
-                self.finish_reason = end.value
-                return
-            self.ids.append(i)
-            yield i
 
 
 def generate(

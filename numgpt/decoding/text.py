@@ -1,19 +1,108 @@
-"""From a text to a text: `generate` between the two ends of a tokenizer, and strings at which to stop."""
+"""From a prompt to a streamed text, its ids, and the reason why it ended.
 
-from collections.abc import Iterable, Iterator, Sequence
+    prompt --encode--> ids --generate--> new ids --decode_stream--> pieces of text --until--> what precedes a stop string
+
+There is one way between the two ends, `stream_ids`; the command line, chat and apps all take it.
+"""
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from numgpt import fast
 from numgpt.decoding.lookup import PromptLookup
 from numgpt.decoding.loop import generate
 from numgpt.errors import TokenError
-from numgpt.model import Model
+from numgpt.model import Ids, Model, tokenizer_of
+from numgpt.tokenizer import Tokenizer
+
+
+class Stream(Iterator[str]):
+    """The text that follows a prompt: an iterator of its pieces, each character as soon as its last byte is there.
+
+    ids            the new ids so far, also those of a stop string, of which no part is in the text
+    finish_reason  why the text ended: "stop", "length" or "context", as `generate` returns it. "interrupted" until then
+    close()        ends the text here, and leaves a cache that was given as `generate` says
+    """
+
+    def __init__(
+        self, steps: Generator[int, None, str], tokenizer: Tokenizer, stop_strings: Sequence[str] = ()
+    ) -> None:
+        self.ids: list[int] = []
+        self.finish_reason = "interrupted"
+        self._steps = steps
+        self._pieces = until(tokenizer.decode_stream(self._watched()), stop_strings)
+
+    def _watched(self) -> Iterator[int]:
+        """Pass on the ids that come, and keep them, and the reason with which they end."""
+        while True:
+            try:
+                i = next(self._steps)
+            except StopIteration as end:
+                self.finish_reason = end.value
+                return
+            self.ids.append(i)
+            yield i
+
+    def __next__(self) -> str:
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            if self.finish_reason == "interrupted":  # before the last id was asked for: by a stop string
+                self.finish_reason = "stop"
+            self._steps.close()
+            raise
+
+    def close(self) -> None:
+        self._pieces = iter(())
+        self._steps.close()
+
+
+def stream_ids(
+    model: Model, ids: Ids, *, max_new_tokens: int = 200, stop_strings: Sequence[str] = (), **options: Any
+) -> Stream:
+    """Return the text that follows some ids as a Stream.
+
+    ids           [T] int; none stand for the end-of-text token, after which a new text begins
+    stop_strings  the text ends before the first of them. What may be the beginning of one is held back until it is
+                  known whether it is, so no part of one is ever yielded
+    options       those of `generate`. The forward pass is the fast one, and text that repeats is guessed
+    Raises what `generate` raises when it is called; TokenError for a model without a tokenizer, and for no ids where
+    the model has no end-of-text.
+    """
+    tokenizer = tokenizer_of(model)
+    steps = generate(
+        start_ids(model, ids),
+        model.params,
+        model.config,
+        **{"forward": fast.forward, "guess": PromptLookup(), **options},
+        max_new_tokens=max_new_tokens,
+        stop_strings=stop_strings,
+        tokenizer=tokenizer,
+    )
+    return Stream(steps, tokenizer, stop_strings)
+
+
+def stream(model: Model, prompt: str, **options: Any) -> Stream:
+    """Yield the text that follows a prompt, piece by piece, each character as soon as its last byte is there.
+
+    prompt   a text; an empty one stands for the end-of-text token, after which a new text begins
+    options  those of `stream_ids`, max_new_tokens and stop_strings first
+    Returns a Stream, which has the ids and the reason of the end besides.
+    Raises, when called, what `stream_ids` raises.
+
+    >>> import numgpt
+    >>> model = numgpt.load("storyteller")
+    >>> text = stream(model, "Once upon a time there", max_new_tokens=6, temperature=0, stop_strings=["years"])
+    >>> list(text), text.finish_reason
+    ([' was', ' a', ' great', ' man', 'y '], 'stop')
+    """
+    return stream_ids(model, tokenizer_of(model).encode(prompt), **options)
 
 
 def complete(model: Model, prompt: str, **options: Any) -> str:
     """Return the text that follows a prompt.
 
-    options  those of `stream`
+    options  those of `stream_ids`, max_new_tokens and stop_strings first
     Raises what `stream` raises.
 
     >>> import numgpt
@@ -23,43 +112,23 @@ def complete(model: Model, prompt: str, **options: Any) -> str:
     return "".join(stream(model, prompt, **options))
 
 
-def stream(
-    model: Model, prompt: str, *, max_new_tokens: int = 200, stop_strings: Sequence[str] = (), **options: Any
-) -> Iterator[str]:
-    """Yield the text that follows a prompt, piece by piece, each character as soon as its last byte is there.
-
-    prompt          a text; an empty one stands for the end-of-text token, after which a new text begins
-    stop_strings    the text ends before the first of them. What may be the beginning of one is held back until it is
-                    known whether it is, so no part of one is ever yielded
-    options         those of `generate`. The forward pass is the fast one, and text that repeats is guessed
-    Raises, when called, what `generate` raises; TokenError for a model without a tokenizer.
+def text_of(ids: Iterable[int], tokenizer: Tokenizer, stop_strings: Sequence[str] = ()) -> str:
+    """Return the text of new ids that are there already, up to the first of some strings: that of a batch, or of beams.
 
     >>> import numgpt
-    >>> model = numgpt.load("storyteller")
-    >>> list(stream(model, "Once upon a time there", max_new_tokens=6, temperature=0, stop_strings=["years"]))
-    [' was', ' a', ' great', ' man', 'y ']
+    >>> tokenizer = numgpt.load("storyteller").tokenizer
+    >>> text_of(tokenizer.encode("a king. The end"), tokenizer, [". The"])
+    'a king'
     """
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        raise TokenError("this model has no tokenizer, which text needs: work with ids, by numgpt.generate")
-    steps = generate(
-        start_ids(model, tokenizer.encode(prompt)),
-        model.params,
-        model.config,
-        **{"forward": fast.forward, "guess": PromptLookup(), **options},
-        max_new_tokens=max_new_tokens,
-        stop_strings=stop_strings,
-        tokenizer=tokenizer,
-    )
-    return until(tokenizer.decode_stream(steps), stop_strings)
+    return "".join(until(tokenizer.decode_stream(ids), stop_strings))
 
 
-def start_ids(model: Model, ids: list[int]) -> list[int]:
+def start_ids(model: Model, ids: Ids) -> Ids:
     """Return ids, or for none the end-of-text id, after which a new text begins.
 
     Raises TokenError where the model has no such id.
     """
-    if ids:
+    if len(ids):
         return ids
     if model.config.eos_token_id is None:
         raise TokenError("the prompt is empty, and the model has no end-of-text to start from: give some text")

@@ -333,7 +333,7 @@ def interrupt(monkeypatch):
             yield next(steps)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("numgpt.apps.chat.generate", interrupted)
+    monkeypatch.setattr("numgpt.decoding.text.generate", interrupted)
 
 
 def test_ctrl_c_ends_a_reply_on_a_terminal_and_what_there_is_of_it_counts(capsys, monkeypatch):
