@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from numgpt.errors import ContextError, OptionError, TokenError
+from numgpt.errors import CheckpointError, ContextError, OptionError, TokenError
 
 
 def is_integer(x: Any) -> bool:
@@ -101,3 +101,13 @@ def check_room(T: int, cache: Any, config: Any, dtype: np.dtype) -> int:
     if cache is not None:
         check_cache(cache, config, dtype)
     return past
+
+
+def check_finite(logits: np.ndarray, position: int) -> None:
+    """Raise CheckpointError where the logits [V] of a position hold NaN or +inf, or nothing but -inf."""
+    largest = logits[logits.argmax()]  # NaN and +inf both come out on top
+    if not math.isfinite(largest):
+        raise CheckpointError(
+            f"the logits of position {position} are not finite (largest: {largest}): the weights are damaged or "
+            f"overflow float32; `numgpt inspect` tells which tensor; against overflow, run in float64"
+        )

@@ -31,6 +31,13 @@ def identity(name: str, x: np.ndarray) -> np.ndarray:
     return x
 
 
+def record_in(layer: int, record: Record) -> Record:
+    """`record` for one layer: the names that it sees begin with the layer's."""
+    if record is identity:
+        return identity
+    return lambda name, x: record(f"h.{layer}.{name}", x)
+
+
 def embed(ids: np.ndarray, wte: np.ndarray, wpe: np.ndarray, past: int = 0) -> np.ndarray:
     """Look up the vector of each token and add the vector of its position.
 
@@ -191,13 +198,6 @@ def block(
 def output_head(params: Params) -> np.ndarray:
     """The matrix [V, C] that scores each token: the token embedding, unless the tree has a leaf "lm_head"."""
     return params["lm_head"] if "lm_head" in params else params["wte"]
-
-
-def record_in(layer: int, record: Record) -> Record:
-    """`record` for one layer: the names that it sees begin with the layer's."""
-    if record is identity:
-        return identity
-    return lambda name, x: record(f"h.{layer}.{name}", x)
 
 
 def compute_logits(

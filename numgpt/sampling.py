@@ -1,8 +1,9 @@
-"""From logits to the next id: the controls of sampling, and the draw.
+"""From logits to the next id: what may narrow the choice, and the draw.
 
-Each control is a pure function from logits [V] to logits [V]; what it bans becomes -inf. They are applied in the order
-in which they stand here, which is that of Transformers: first those that look at the text, then those that look at the
-logits alone.
+    logits --controls--> logits --softmax--> probabilities --the race--> an id
+
+A control is a function (logits, text) -> logits, and what it bans becomes -inf. Those here look at the logits alone;
+they are applied in the order in which they stand, which is that of Transformers.
 
 The draw is bound to the position in the text, not to the call: the random numbers of a position depend on the seed,
 the stream and the position alone. So a text comes out the same whether it is made in one go, resumed, in a batch or by
@@ -10,11 +11,16 @@ speculation.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from numgpt.checks import check_finite
+from numgpt.ops import softmax
+
 Text = Sequence[int] | np.ndarray  # [T] the ids so far, those of the prompt too
+Control = Callable[[np.ndarray, Text], np.ndarray]
 
 
 def temperature(logits: np.ndarray, T: float) -> np.ndarray:
@@ -22,13 +28,16 @@ def temperature(logits: np.ndarray, T: float) -> np.ndarray:
 
         logit_i / T, less the largest, which softmax does not notice
 
-    logits [V], T > 0
+    logits [V], T >= 0
     Returns [V]. The largest is 0, so that no T, however small, overflows.
+    Notes: T = 0 is the limit, the greedy choice: the largest is kept, and of several that tie the first.
     Source: Ackley et al. 1985.
 
     >>> temperature(np.array([1.0, 3.0]), T=0.5)
     array([-4.,  0.])
     """
+    if T == 0:
+        return np.where(np.arange(len(logits)) == logits.argmax(), 0, -math.inf)
     with np.errstate(over="ignore"):
         return (logits - logits.max()) / T
 
@@ -83,27 +92,55 @@ def min_p(logits: np.ndarray, p: float) -> np.ndarray:
     return np.where(logits < logits.max() + math.log(p), -math.inf, logits) if p else logits
 
 
-def exponentials(seed: int, stream: int, position: int, n: int, kept: np.ndarray | slice = slice(None)) -> np.ndarray:
+class OfLogits(NamedTuple):
+    """A control that looks at the logits alone: one of the functions above, with its setting.
+
+    >>> OfLogits(top_k, 1)(np.array([1.0, 3.0]), [7, 8])
+    array([-inf,   3.])
+    """
+
+    function: Callable[..., np.ndarray]
+    setting: Any
+
+    def __call__(self, logits: np.ndarray, text: Text) -> np.ndarray:
+        return self.function(logits, self.setting)
+
+
+def random_words(seed: int, stream: int, position: int, n: int) -> np.ndarray:
+    """Return n random words of 64 bits, the same for the same seed, stream and position.
+
+    seed, stream  0 to 2^64 - 1: the key of the generator
+    position      where its counter stands
+    Returns [n] uint64.
+    Notes: raw output of the generator is used, which NumPy promises never to change.
+    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3": Philox4x64-10.
+    """
+    key = np.array([seed, stream], dtype=np.uint64)
+    counter = np.array([0, position, 0, 0], dtype=np.uint64)  # the first word counts the outputs
+    return np.random.Philox(key=key, counter=counter).random_raw(n)
+
+
+def exponentials_of(words: np.ndarray) -> np.ndarray:
+    """Turn random words into independent draws from the exponential distribution.
+
+        E_i = -log(u_i),   u_i = (the upper 52 bits of word i + 1/2) / 2^52, which is uniform on (0, 1)
+
+    words [n] uint64
+    Returns [n] float64.
+    Notes: with more bits than 52, adding 1/2 could round up to u = 1.
+    """
+    return -np.log(((words >> np.uint64(12)) + 0.5) * 2.0**-52)
+
+
+def exponentials(seed: int, stream: int, position: int, n: int) -> np.ndarray:
     """Return n independent draws from the exponential distribution, the same for the same seed, stream and position.
 
-        E_i = -log(u_i),   u_i uniform on (0, 1): the i-th output of Philox with key (seed, stream), counter (position)
-
-    kept  which of them to return; of the others no logarithm is computed
-    Returns [n], or [len(kept)], float64.
-    Notes: raw output of the generator is used, which NumPy promises never to change.
-    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+    Returns [n] float64.
 
     >>> exponentials(seed=1, stream=0, position=7, n=3).round(3)
     array([0.208, 0.185, 0.57 ])
     """
-    key = np.array([seed, stream], dtype=np.uint64)
-    counter = np.array([0, position, 0, 0], dtype=np.uint64)  # the first word counts the outputs
-    raw = np.random.Philox(key=key, counter=counter).random_raw(n)[kept]
-    raw >>= np.uint64(12)
-    u = raw + 0.5  # with more bits, adding 0.5 could round up to u = 1
-    u *= 2.0**-52
-    np.log(u, out=u)
-    return np.negative(u, out=u)
+    return exponentials_of(random_words(seed, stream, position, n))
 
 
 def draw(probabilities: np.ndarray, e: np.ndarray) -> int:
@@ -121,3 +158,24 @@ def draw(probabilities: np.ndarray, e: np.ndarray) -> int:
     """
     with np.errstate(over="ignore", divide="ignore"):  # at a probability of 0 or near, a clock rings at infinity
         return int(np.argmin(e / probabilities))
+
+
+def sample(logits: np.ndarray, text: Text, controls: Sequence[Control] = (), seed: int = 0, stream: int = 0) -> int:
+    """Choose the token that follows a text.
+
+        p = softmax(controls(logits))           argmin_i E_i / p_i,   E = exponentials(seed, stream, position=T)
+
+    logits    [V]  float32 or float64; -inf for what may not come
+    text      [T]  the ids so far; their number is the position that the draw is bound to
+    controls  functions (logits, text) -> logits, applied one after the other, such as OfLogits(top_k, 40)
+    Returns an id. All is computed in float64.
+    Raises CheckpointError where the logits hold NaN or +inf, or nothing but -inf.
+
+    >>> sample(np.array([0.0, 2.0, 1.0]), text=[7, 8], controls=[OfLogits(temperature, 0.5)], seed=1)
+    1
+    """
+    check_finite(logits, position=len(text))
+    logits = logits.astype(np.float64)
+    for control in controls:
+        logits = control(logits, text)
+    return draw(softmax(logits), exponentials(seed, stream, len(text), len(logits)))

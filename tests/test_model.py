@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import numgpt
 from numgpt import model
 from numgpt.cache import KVCache
+from numgpt.checks import check_ids
 from numgpt.config import Config
 from numgpt.errors import ContextError, OptionError, TokenError
 from numgpt.model import attend, attention, block, embed, forward, merge_heads, mlp, split_heads
@@ -736,13 +737,13 @@ def test_ids_that_are_none_are_refused_by_name(ids, message, cached):
 
 
 def test_the_first_and_the_last_id_of_the_vocabulary_are_in_it():
-    assert model.check_ids([0, 22], SMALL).tolist() == [0, 22]
-    assert model.check_ids(np.array([22], np.uint8), SMALL).dtype == np.intp
+    assert check_ids([0, 22], SMALL.n_vocab).tolist() == [0, 22]
+    assert check_ids(np.array([22], np.uint8), SMALL.n_vocab).dtype == np.intp
 
 
 def test_check_ids_returns_a_copy():
     ids = np.array([1, 2])
-    model.check_ids(ids, SMALL)[0] = 9
+    check_ids(ids, SMALL.n_vocab)[0] = 9
     assert ids.tolist() == [1, 2]
 
 

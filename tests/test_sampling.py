@@ -12,22 +12,24 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.sampling import narrow, process, sample
 
 from numgpt.checks import check_option
 from numgpt.decoding.controls import (
     Sampling,
+    Start,
     bad_words,
     ban,
     check_sampling,
+    controls_of,
     logit_bias,
     min_new_tokens,
-    narrow,
     no_repeat_ngram_size,
-    process,
     repetition_penalty,
+    text_controls,
 )
 from numgpt.errors import CheckpointError, NumgptError, OptionError
-from numgpt.fast.sampling import contenders, sample
+from numgpt.fast.sampling import contenders
 from numgpt.ops import softmax
 from numgpt.sampling import draw, exponentials, min_p, temperature, top_k, top_p
 
@@ -378,7 +380,7 @@ def test_sample_hands_the_prompt_length_and_the_stop_ids_on():
 def test_sample_heeds_each_control_that_looks_at_the_text_where_it_is_the_only_one(name, value, expected):
     logits = np.array([3.0, 2.0, 2.5 if name == "min_new_tokens" else 1.0])
     options = Sampling(temperature=0, **{name: value})
-    assert options.looks_back
+    assert text_controls(options, Start())
     assert sample(logits, [0], options, stop_ids=[0] if name == "min_new_tokens" else []) == expected
 
 
@@ -442,7 +444,7 @@ def test_controls_that_are_off_change_no_bit(off):
     logits = np.array([0.1, 700.0, -800, LOW, 0.1])
     np.testing.assert_array_equal(process(logits, [0, 1, 2], off, stop_ids=[0]), logits)
     assert check_sampling(off) == off or off.logit_bias == {}
-    assert not off.looks_back
+    assert not controls_of(off, Start())
 
 
 def test_process_writes_to_no_argument():

@@ -5,7 +5,7 @@ Decoding one text, the time goes into reading the weights from memory. Eight tex
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -14,20 +14,21 @@ from numgpt.cache import KVCache
 from numgpt.checks import check_count
 from numgpt.config import Config
 from numgpt.decoding.beam import check_sequences, search
-from numgpt.decoding.rules import Rules, check_prompt, check_rules, choose, ends_at, kept_at_overflow
+from numgpt.decoding.rules import (
+    Choose,
+    Completion,
+    Rules,
+    check_prompt,
+    check_rules,
+    chooser,
+    end_of,
+    kept_at_overflow,
+)
 from numgpt.model import Ids, Params
 from numgpt.params import map_leaves
 
 NEAR = 1e-3  # a lead in the logits that is far more than the rounding of float32 makes: some 1e-4 in GPT-2
 PREFILL = 1024  # tokens of prompts in one pass: bounds its memory
-
-
-class Completion(NamedTuple):
-    """A text that is done."""
-
-    number: int  # of the text: that of its prompt, where one is made of each
-    ids: list[int]  # what follows the prompt
-    finish_reason: str  # "stop", "length" or "context", as `generate` returns it
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Running:
     prompt_length: int
     text: list[int]
     cache: KVCache
+    choose: Choose
     start: int = 0  # the model sees the text from here on
 
 
@@ -97,26 +99,26 @@ def complete_batch(
     return run(enumerate(copies), params, config, rules, batch_size, forward_batch)
 
 
-def choose_one(logits: np.ndarray, r: Running, params: Params, config: Config, rules: Rules) -> int:
+def choose_one(logits: np.ndarray, r: Running, params: Params, config: Config) -> int:
     """Choose the id that follows a text, from the logits [V] of its last position."""
-    return choose(logits, r.text, r.prompt_length, config, rules, stream=r.number)
+    return r.choose(logits, r.text)
 
 
-def choose_surely(logits: np.ndarray, r: Running, params: Params, config: Config, rules: Rules) -> int:
+def choose_surely(logits: np.ndarray, r: Running, params: Params, config: Config) -> int:
     """`choose_one`, and where another id comes so close that rounding may decide, the choice from logits in float64.
 
     Rounding depends on the shapes of the matrices, so on what stands beside a text in its batch, and on the machine.
     This choice does not, so that a text that is made once more, anywhere, is the same. It takes a second draw for each
     token, and for one in a thousand or so a pass over its whole text.
     """
-    i = choose_one(logits, r, params, config, rules)
+    i = r.choose(logits, r.text)
     if logits.dtype == np.float64:
         return i
     handicapped = logits.copy()
     handicapped[i] -= NEAR
-    if choose_one(handicapped, r, params, config, rules) == i:
+    if r.choose(handicapped, r.text) == i:
         return i
-    return choose_one(exact_logits(r.text[r.start :], params, config), r, params, config, rules)
+    return r.choose(exact_logits(r.text[r.start :], params, config), r.text)
 
 
 def exact_logits(ids: list[int], params: Params, config: Config) -> np.ndarray:
@@ -156,7 +158,7 @@ def run(
         while waiting and len(running) < batch_size and (rows + len(waiting[1]) <= PREFILL or not running):
             number, text = waiting
             cache = caches.pop() if caches else KVCache(config, dtype=params["wte"].dtype)
-            running.append(Running(number, len(text), text, cache))
+            running.append(Running(number, len(text), text, cache, chooser(len(text), config, rules, stream=number)))
             rows += len(text)
             waiting = next(texts, None)
 
@@ -168,8 +170,12 @@ def run(
         logits = forward_batch(new, params, config, [r.cache for r in running], logits_to_keep=1)
         still_running = []
         for r, row in zip(running, logits, strict=True):
-            i = choose_next(row[-1], r, params, config, rules)
-            finish_reason = extend(r, i, config, rules)
+            i = choose_next(row[-1], r, params, config)
+            if i in rules.stop_ids:
+                finish_reason = "stop"
+            else:
+                r.text.append(i)
+                finish_reason = end_of(r.text, r.prompt_length, config, rules)
             if finish_reason:
                 r.cache.truncate(0)
                 caches.append(r.cache)
@@ -177,16 +183,3 @@ def run(
             else:
                 still_running.append(r)
         running = still_running
-
-
-def extend(r: Running, i: int, config: Config, rules: Rules) -> str:
-    """Append the next id to a text. Return why it ends with that, "stop", "length" or "context"; "" if it goes on."""
-    if i in rules.stop_ids:
-        return "stop"
-    r.text.append(i)
-    new_ids = r.text[r.prompt_length :]
-    if ends_at(new_ids, rules):
-        return "stop"
-    if len(new_ids) == rules.max_new_tokens:
-        return "length"
-    return "context" if len(r.text) > config.n_ctx and rules.overflow == "stop" else ""

@@ -13,12 +13,12 @@ import numpy as np
 
 from numgpt import fast
 from numgpt.cache import KVCache
-from numgpt.checks import check_count, check_option
+from numgpt.checks import check_count, check_finite, check_option
 from numgpt.config import Config
-from numgpt.decoding.controls import check_not_all_banned, edit
-from numgpt.decoding.rules import Rules, check_prompt, check_rules, ends_at
-from numgpt.errors import CheckpointError
+from numgpt.decoding.controls import Start, check_some_left, text_controls
+from numgpt.decoding.rules import Rules, check_prompt, check_rules, end_of
 from numgpt.model import Ids, Params
+from numgpt.sampling import Control
 
 
 class Hypothesis(NamedTuple):
@@ -68,8 +68,7 @@ def next_totals(
     beams: list[Beam],
     params: Params,
     config: Config,
-    prompt_length: int,
-    rules: Rules,
+    controls: list[Control],
     forward_batch: Callable[..., list[np.ndarray]],
 ) -> np.ndarray:
     """Return the total that each beam would have with each token [beams, V], in float64. Its cache then holds its text.
@@ -79,15 +78,13 @@ def next_totals(
     new = [text[len(cache) :] for text, _, cache in beams]
     rows = forward_batch(new, params, config, [beam.cache for beam in beams], logits_to_keep=1)
     logits = np.stack([row[-1, : config.n_tokens] for row in rows]).astype(np.float64)
-    if not np.isfinite(logits.max(axis=-1)).all():  # NaN and +inf both come out on top
-        raise CheckpointError("the logits are not finite: the weights are damaged (`numgpt inspect`), or need float64")
-    log_probs = log_softmax(logits)
-    return np.stack(
-        [
-            total + edit(row, text, rules.controls, prompt_length, rules.stop_ids)
-            for (text, total, _), row in zip(beams, log_probs, strict=True)
-        ]
-    )
+    totals = []
+    for (text, total, _), row, log_probs in zip(beams, logits, log_softmax(logits), strict=True):
+        check_finite(row, position=len(text))
+        for control in controls:
+            log_probs = control(log_probs, text)
+        totals.append(total + log_probs)
+    return np.stack(totals)
 
 
 def hand_on(beams: list[Beam], parents: list[int]) -> list[KVCache]:
@@ -133,24 +130,27 @@ def search(
     limit = min(rules.max_new_tokens, config.n_ctx - len(prompt) + 1)  # the last token needs no position
     candidates = rules.num_beams * (1 + max(len(set(rules.stop_ids)), 1))  # enough that don't end with one of stop_ids
     at_once = rules.early_stopping is True or rules.num_beams == 1
+    controls = text_controls(rules.controls, Start(len(prompt), rules.stop_ids))
     beams = [Beam(prompt, 0.0, KVCache(config, dtype=params["wte"].dtype))]
     ended = [] if limit else [Hypothesis([], 0.0, "length")]
     for n in range(1, limit + 1):
-        totals = next_totals(beams, params, config, len(prompt), rules, forward_batch)  # [beams, V]
+        totals = next_totals(beams, params, config, controls, forward_batch)  # [beams, V]
         growing: list[tuple[int, int]] = []  # beam and id
         for rank, place in enumerate(largest(totals, candidates)):
             parent, i = divmod(int(place), totals.shape[1])
-            new_ids = beams[parent].text[len(prompt) :] + [i] * (i not in rules.stop_ids)
-            stops = i in rules.stop_ids or ends_at(new_ids, rules)
-            if not stops and n < limit:
+            text, finish_reason = beams[parent].text, "stop"
+            if i not in rules.stop_ids:
+                text = [*text, i]
+                finish_reason = end_of(text, len(prompt), config, rules)
+            if not finish_reason:
                 growing.append((parent, i))
             elif rank < rules.num_beams:
-                reason = "stop" if stops else "length" if n == rules.max_new_tokens else "context"
-                ended.append(Hypothesis(new_ids, float(totals[parent, i]) / n**rules.length_penalty, reason))
+                score = float(totals[parent, i]) / n**rules.length_penalty
+                ended.append(Hypothesis(text[len(prompt) :], score, finish_reason))
         ended = sorted(ended, key=lambda h: -h.score)[: rules.num_beams]
         if not growing:
             if not ended:
-                check_not_all_banned(totals[0], beams[0].text, rules.controls)
+                check_some_left(totals[0], beams[0].text, rules.controls)
             break
         if len(ended) == rules.num_beams:
             length = limit if rules.early_stopping == "never" and rules.length_penalty > 0 else n

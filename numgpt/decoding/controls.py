@@ -1,21 +1,25 @@
-"""What may be asked of the next token."""
+"""What may be asked of the next token: the options of sampling, each a function and a row in one table.
+
+The functions here look at the text; those that look at the logits alone are in `sampling`. All are pure functions from
+logits [V] to logits [V], and what they ban becomes -inf. CONTROLS lists them in the order in which they are applied,
+which is that of Transformers: first those that look at the text, then the others.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from numgpt import sampling
 from numgpt.checks import check_option, is_integer, is_number
 from numgpt.errors import OptionError
-from numgpt.sampling import Text, min_p, temperature, top_k, top_p
+from numgpt.sampling import OfLogits, Text
 
 Words = Sequence[Sequence[int]]
-
-
 Bias = Mapping[Any, float] | Sequence[tuple[Sequence[int], float]]  # keys: an id, or a tuple of ids
-
-
+Check = Callable[[str, Any, int | None], Any]  # (name, value, n_vocab) -> the value as it is kept; or OptionError
 LARGEST_BIAS = 1e30  # far past any logit, and float32 holds it
 
 
@@ -137,6 +141,9 @@ def min_new_tokens(
     return ban(logits, stop_ids) if len(ids) - prompt_length < minimum else logits
 
 
+# ---- options and their ranges
+
+
 class Sampling(NamedTuple):
     """How the next token is chosen. Names are those of Transformers; the defaults are the model's own distribution.
 
@@ -161,11 +168,6 @@ class Sampling(NamedTuple):
     bad_words: Words | None = None
     min_new_tokens: int = 0
 
-    @property
-    def looks_back(self) -> bool:
-        """Whether a control is on that looks at the text."""
-        return self.repetition_penalty != 1 or any(self[5:])
-
 
 def check_sampling(options: Sampling, n_vocab: int | None = None) -> Sampling:
     """Return options, with logit_bias and bad_words as tuples that nobody can change.
@@ -179,38 +181,44 @@ def check_sampling(options: Sampling, n_vocab: int | None = None) -> Sampling:
     >>> check_sampling(Sampling(logit_bias={7: 1.5, (3, 4): -2.0})).logit_bias
     (((7,), 1.5), ((3, 4), -2.0))
     """
-    t, k, p, m, r, bias, n, words, new = options
-    count = "an integer of 1 or more, or None or 0 for off"
-    check_option("temperature", t, is_number(t) and t >= 0, "a finite number, 0 (greedy) or more")
-    check_option("top_k", k, k is None or (is_integer(k) and k >= 0), count)
-    check_option(
-        "top_p", p, p is None or (is_number(p) and 0 < p <= 1), "a number above 0 and up to 1, or None for off"
-    )
-    check_option("min_p", m, m is None or (is_number(m) and 0 <= m <= 1), "a number from 0 to 1, or None for off")
-    check_option("repetition_penalty", r, is_number(r) and 0.001 <= r <= 1000, "a number from 0.001 to 1000; 1 for off")
-    if bias is not None:
-        options = options._replace(logit_bias=check_bias(bias, n_vocab))
-    check_option("no_repeat_ngram_size", n, n is None or (is_integer(n) and n >= 0), count)
-    if words is not None:
-        check_option("bad_words", words, isinstance(words, (tuple, list)), "a list of lists of ids, or None for off")
-        checked = [check_word(f"bad_words[{i}]", word, n_vocab) for i, word in enumerate(words)]
-        options = options._replace(bad_words=tuple(checked))
-    check_option("min_new_tokens", new, is_integer(new) and new >= 0, "an integer of 0 or more; 0 for off")
-    return options
+    rows = {row.name: row for row in CONTROLS}
+    checked = {name: rows[name].check(name, value, n_vocab) for name, value in options._asdict().items()}
+    changed = {name: value for name, value in checked.items() if value is not getattr(options, name)}
+    return options._replace(**changed) if changed else options
 
 
-def check_bias(bias: Bias, n_vocab: int | None) -> tuple[tuple[tuple[int, ...], float], ...]:
+def in_range(expected: str, fits: Callable[[Any], bool]) -> Check:
+    """Return the check of a plain option: whether the value fits, and the range in words."""
+
+    def check(name: str, value: Any, n_vocab: int | None) -> Any:
+        check_option(name, value, fits(value), expected)
+        return value
+
+    return check
+
+
+def check_bias(name: str, bias: Bias | None, n_vocab: int | None) -> tuple[tuple[tuple[int, ...], float], ...] | None:
     """Return the bias as pairs. Raises OptionError for what is no bias."""
+    if bias is None:
+        return None
     try:
         pairs = bias_pairs(bias)
     except (TypeError, ValueError):
-        check_option("logit_bias", bias, False, "a mapping from an id or a tuple of ids to a number, or None for off")
+        check_option(name, bias, False, "a mapping from an id or a tuple of ids to a number, or None for off")
     expected = f"a number from -{LARGEST_BIAS:g} to {LARGEST_BIAS:g}; to ban tokens, use bad_words"
     for word, value in pairs:
-        check_word("a key of logit_bias", word, n_vocab)
-        name = f"logit_bias of {', '.join(map(str, word))}"
-        check_option(name, value, is_number(value) and abs(value) <= LARGEST_BIAS, expected)
+        check_word(f"a key of {name}", word, n_vocab)
+        entry = f"{name} of {', '.join(map(str, word))}"
+        check_option(entry, value, is_number(value) and abs(value) <= LARGEST_BIAS, expected)
     return pairs
+
+
+def check_words(name: str, words: Words | None, n_vocab: int | None) -> tuple[tuple[int, ...], ...] | None:
+    """Return the words as tuples. Raises OptionError for what is no list of lists of ids."""
+    if words is None:
+        return None
+    check_option(name, words, isinstance(words, (tuple, list)), "a list of lists of ids, or None for off")
+    return tuple(check_word(f"{name}[{i}]", word, n_vocab) for i, word in enumerate(words))
 
 
 def check_word(name: str, word: Any, n_vocab: int | None) -> tuple[int, ...]:
@@ -221,60 +229,121 @@ def check_word(name: str, word: Any, n_vocab: int | None) -> tuple[int, ...]:
     return tuple(word)
 
 
-def edit(
-    logits: np.ndarray, ids: Text, options: Sampling, prompt_length: int = 0, stop_ids: Sequence[int] = ()
-) -> np.ndarray:
-    """Apply the controls that look at the text, in order. The arguments are those of `process`."""
-    if options.logit_bias:
-        logits = logit_bias(logits, ids, options.logit_bias)
-    if options.repetition_penalty != 1:
-        logits = repetition_penalty(logits, ids, options.repetition_penalty)
-    if options.no_repeat_ngram_size:
-        logits = no_repeat_ngram_size(logits, ids, options.no_repeat_ngram_size)
-    if options.bad_words:
-        logits = bad_words(logits, ids, options.bad_words, stop_ids)
-    if options.min_new_tokens:
-        logits = min_new_tokens(logits, ids, options.min_new_tokens, prompt_length, stop_ids)
-    return logits
+# ---- the table
 
 
-def check_not_all_banned(logits: np.ndarray, ids: Text, options: Sampling) -> None:
-    """Raise OptionError where the controls have banned every token: all logits [V] are -inf."""
-    bans = [name for name in ("no_repeat_ngram_size", "bad_words", "min_new_tokens") if getattr(options, name)]
+class Start(NamedTuple):
+    """What some controls know of a text beside its ids."""
+
+    prompt_length: int = 0  # how many of the ids are the prompt
+    stop_ids: Sequence[int] = ()  # the ids that end it
+
+
+class Control(NamedTuple):
+    """One of the options: when it is off, which values it may have, and what it does."""
+
+    name: str  # the field of Sampling
+    off: tuple[Any, ...]  # the values with which it changes nothing
+    check: Check
+    bind: Callable[[Any, Start], sampling.Control]  # (value, start) -> the function (logits, text) -> logits
+    bans: bool = False  # whether it may leave no token at all
+
+
+def is_count_or_none(x: Any) -> bool:
+    return x is None or (is_integer(x) and x >= 0)
+
+
+COUNT = in_range("an integer of 1 or more, or None or 0 for off", is_count_or_none)
+CONTROLS = (
+    Control(
+        name="logit_bias",
+        off=(None, (), [], {}),
+        check=check_bias,
+        bind=lambda bias, start: partial(logit_bias, bias=bias),
+    ),
+    Control(
+        name="repetition_penalty",
+        off=(1,),
+        check=in_range("a number from 0.001 to 1000; 1 for off", lambda x: is_number(x) and 0.001 <= x <= 1000),
+        bind=lambda penalty, start: partial(repetition_penalty, penalty=penalty),
+    ),
+    Control(
+        name="no_repeat_ngram_size",
+        off=(None, 0),
+        check=COUNT,
+        bind=lambda n, start: partial(no_repeat_ngram_size, n=n),
+        bans=True,
+    ),
+    Control(
+        name="bad_words",
+        off=(None, (), []),
+        check=check_words,
+        bind=lambda words, start: partial(bad_words, words=words, stop_ids=start.stop_ids),
+        bans=True,
+    ),
+    Control(
+        name="min_new_tokens",
+        off=(0,),
+        check=in_range("an integer of 0 or more; 0 for off", lambda x: is_integer(x) and x >= 0),
+        bind=lambda minimum, start: partial(min_new_tokens, minimum=minimum, **start._asdict()),
+        bans=True,
+    ),
+    Control(
+        name="temperature",
+        off=(1,),
+        check=in_range("a finite number, 0 (greedy) or more", lambda x: is_number(x) and x >= 0),
+        bind=lambda T, start: OfLogits(sampling.temperature, T),
+    ),
+    Control(
+        name="top_k",
+        off=(None, 0),
+        check=COUNT,
+        bind=lambda k, start: OfLogits(sampling.top_k, k),
+    ),
+    Control(
+        name="top_p",
+        off=(None, 1),
+        check=in_range(
+            "a number above 0 and up to 1, or None for off", lambda x: x is None or (is_number(x) and 0 < x <= 1)
+        ),
+        bind=lambda p, start: OfLogits(sampling.top_p, p),
+    ),
+    Control(
+        name="min_p",
+        off=(None, 0),
+        check=in_range("a number from 0 to 1, or None for off", lambda x: x is None or (is_number(x) and 0 <= x <= 1)),
+        bind=lambda p, start: OfLogits(sampling.min_p, p),
+    ),
+)
+
+
+def controls_that_are_on(options: Sampling) -> list[Control]:
+    """Return the rows of the controls that change something, in the order in which they are applied."""
+    return [row for row in CONTROLS if getattr(options, row.name) not in row.off]
+
+
+def controls_of(options: Sampling, start: Start) -> list[sampling.Control]:
+    """Return what `sampling.sample` takes as controls: those that are on, and a guard where they may ban every token.
+
+    >>> controls_of(Sampling(temperature=0.8, top_k=40), Start())[1].setting
+    40
+    """
+    on = [(getattr(options, row.name), row) for row in controls_that_are_on(options)]
+    edits = text_controls(options, start)
+    guard = [partial(check_some_left, options=options)] if any(row.bans for _, row in on) else []
+    return [*edits, *guard, *(row.bind(value, start) for value, row in on[len(edits) :])]
+
+
+def text_controls(options: Sampling, start: Start) -> list[sampling.Control]:
+    """Return the controls that are on and look at the text, in order."""
+    bound = (row.bind(getattr(options, row.name), start) for row in controls_that_are_on(options))
+    return [control for control in bound if not isinstance(control, OfLogits)]
+
+
+def check_some_left(logits: np.ndarray, text: Text, options: Sampling) -> np.ndarray:
+    """Return logits [V] as they are. Raises OptionError where the controls have banned every token: all are -inf."""
+    bans = [row.name for row in controls_that_are_on(options) if row.bans]
     if bans and logits.max() == -math.inf:
-        left = f"no token is left at position {len(ids)}: all {len(logits)} are banned"
+        left = f"no token is left at position {len(text)}: all {len(logits)} are banned"
         raise OptionError(f"{left}; loosen {' or '.join(bans)}")
-
-
-def narrow(logits: np.ndarray, options: Sampling) -> np.ndarray:
-    """Apply the controls that look at the logits alone, in order.
-
-    logits [V]
-    Returns [V].
-    """
-    if options.temperature != 1:
-        logits = temperature(logits, options.temperature)
-    if options.top_k:
-        logits = top_k(logits, options.top_k)
-    if options.top_p is not None and options.top_p < 1:
-        logits = top_p(logits, options.top_p)
-    if options.min_p:
-        logits = min_p(logits, options.min_p)
     return logits
-
-
-def process(
-    logits: np.ndarray, ids: Text, options: Sampling, *, prompt_length: int = 0, stop_ids: Sequence[int] = ()
-) -> np.ndarray:
-    """Apply the controls to the logits of one position, in order. At temperature 0 only those that look at the text.
-
-    logits         [V]
-    ids            [T]  the text so far
-    prompt_length  how many of ids are the prompt: for min_new_tokens
-    stop_ids       the ids that end a text: for min_new_tokens and bad_words
-    Returns [V].
-    Raises OptionError where the controls ban every token.
-    """
-    logits = edit(logits, ids, options, prompt_length, stop_ids)
-    check_not_all_banned(logits, ids, options)
-    return logits if options.temperature == 0 else narrow(logits, options)

@@ -1,4 +1,8 @@
-"""The loop that turns a model of the next token into text."""
+"""`numgpt.generate`: the loop of `generation`, with all that people ask of it.
+
+Beside forward, choose, append and stop there are here: guesses that are checked in one pass, a cache from before, a
+context that slides, strings at which to stop, and beams. For the same controls the ids are those of the plain loop.
+"""
 
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -9,12 +13,13 @@ from numgpt import model
 from numgpt.cache import KVCache
 from numgpt.checks import check_seed
 from numgpt.config import Config
+from numgpt.decoding.beam import in_batches, search
 from numgpt.decoding.rules import (
     check_held,
     check_prompt,
     check_rules,
-    choose,
-    ends_at,
+    chooser,
+    end_of,
     kept_at_overflow,
     warn_of_limit,
 )
@@ -65,14 +70,14 @@ def generate(
                     context that slides do not go with it. None: a new one
     stop_ids        ids that end the text, beside the end-of-text id
     stop_strings    strings that end the new text, also where one spans several tokens; the token that completes one is
-                    the last to be yielded. `completion.stream` yields text that ends before it
+                    the last to be yielded. `numgpt.stream` yields text that ends before it
     tokenizer       the model's, which stop_strings need
     overflow        what to do when the context is full: "stop", or "slide", which goes on with the last half of it as
                     if that were the whole text. The half is computed anew, one prefill for every n_ctx / 2 tokens;
                     what stood before is forgotten. A prompt may then be longer than the context
     num_beams       above 1, search for the likeliest text with so many beams and draw nothing: `decoding.beam`, where
                     length_penalty and early_stopping are explained too. The ids come when the search is done
-    controls        temperature, top_k and so on: the fields of `sampling.Sampling`
+    controls        temperature, top_k and so on: the fields of `decoding.controls.Sampling`
     Yields ids. It ends at the end-of-text id or one of stop_ids, which is not yielded, or with a stop string ("stop"),
     after max_new_tokens ("length") or where the next token would need a position past the context ("context", with a
     warning). The word is the value that the generator returns. Ids past config.n_tokens, which pad the embedding, are
@@ -105,41 +110,41 @@ def generate(
     if cache is not None:
         check_held(cache, prompt_length, config, params["wte"].dtype, rules)
 
+    choose = chooser(prompt_length, config, rules, stream)
+
     def steps() -> Generator[int, None, str]:
         held = KVCache(config, dtype=params["wte"].dtype) if cache is None else cache
         start = 0  # the model sees the text from here on
         right = len(held)  # how many positions of the cache are those of the text, not of a guess
+        finish_reason = "" if max_new_tokens else "length"
         try:
-            while (made := len(text) - prompt_length) < max_new_tokens:
+            while not finish_reason:
                 if len(text) - start > config.n_ctx:
-                    if overflow == "stop":
-                        warn_of_limit(config, made, max_new_tokens)
-                        return "context"
                     start, right = len(text) - kept_at_overflow(config), 0
                     held.truncate(0)
-                guesses = guess(text, min(max_new_tokens - made - 1, start + config.n_ctx - len(text)))
+                most = min(max_new_tokens - (len(text) - prompt_length) - 1, start + config.n_ctx - len(text))
+                guesses = guess(text, most)
                 new = text[start + len(held) :] + guesses  # what the cache does not hold yet
                 logits = forward(new, params, config, cache=held, logits_to_keep=1 + len(guesses))  # [T, V]
                 right = len(text) - start
                 for row, guessed in zip(logits, [*guesses, None], strict=True):
-                    i = choose(row, text, prompt_length, config, rules, stream)
+                    i = choose(row, text)
                     if i in rules.stop_ids:
                         return "stop"
                     text.append(i)
                     right += i == guessed
                     yield i
-                    if ends_at(text[prompt_length:], rules):
-                        return "stop"
-                    if i != guessed:
+                    finish_reason = end_of(text, prompt_length, config, rules)
+                    if finish_reason or i != guessed:
                         break
                 held.truncate(right)
-            return "length"
+            if finish_reason == "context":
+                warn_of_limit(config, len(text) - prompt_length, max_new_tokens)
+            return finish_reason
         finally:
             held.truncate(right)
 
     def best_of_beams() -> Generator[int, None, str]:
-        from numgpt.decoding.beam import in_batches, search  # which import this module
-
         found = search(text, params, config, rules, in_batches(forward))[0]
         if found.finish_reason == "context":
             warn_of_limit(config, len(found.ids), max_new_tokens)

@@ -10,9 +10,10 @@ import numpy as np
 from numgpt.cache import KVCache
 from numgpt.checks import check_cache, check_count, check_ids, check_option, check_seed, is_integer, is_number
 from numgpt.config import Config
-from numgpt.decoding.controls import Sampling, check_sampling
+from numgpt.decoding.controls import Sampling, Start, check_sampling, controls_of
 from numgpt.errors import ContextError, OptionError, TokenError
 from numgpt.fast.sampling import sample
+from numgpt.generation import Choose
 from numgpt.model import Ids
 from numgpt.tokenizer import Tokenizer
 
@@ -22,6 +23,14 @@ MOST_PENALTY = 50  # length ** length_penalty is finite up to here, for any cont
 def kept_at_overflow(config: Config) -> int:
     """How many tokens the model goes on with when the context is full."""
     return max(config.n_ctx // 2, 1)
+
+
+class Completion(NamedTuple):
+    """A text that is done."""
+
+    number: int  # of the text: that of its prompt, where one is made of each
+    ids: list[int]  # what follows the prompt
+    finish_reason: str  # "stop", "length" or "context", as `generate` returns it
 
 
 class Rules(NamedTuple):
@@ -161,17 +170,25 @@ def ends_at(new_ids: list[int], rules: Rules) -> bool:
     return any(stop in tail for stop in rules.stop_strings)
 
 
-def choose(logits: np.ndarray, text: list[int], prompt_length: int, config: Config, rules: Rules, stream: int) -> int:
-    """Choose the id that follows a text, from the logits [V] of its last position. Padding is never chosen."""
-    return sample(
-        logits[: config.n_tokens],
-        text,
-        rules.controls,
-        rules.seed,
-        stream,
-        prompt_length=prompt_length,
-        stop_ids=rules.stop_ids,
-    )
+def chooser(prompt_length: int, config: Config, rules: Rules, stream: int) -> Choose:
+    """Return what chooses the id that follows a text, from the logits [V] of its last position and the text.
+
+    Padding of the embedding is never chosen.
+    """
+    controls = controls_of(rules.controls, Start(prompt_length, rules.stop_ids))
+    return lambda logits, text: sample(logits[: config.n_tokens], text, controls, rules.seed, stream)
+
+
+def end_of(text: list[int], prompt_length: int, config: Config, rules: Rules) -> str:
+    """Return why a text ends where it is, "stop", "length" or "context"; "" if it goes on.
+
+    The ids that end a text are not in it, so whoever chose the last id has looked at that before.
+    """
+    if ends_at(text[prompt_length:], rules):
+        return "stop"
+    if len(text) - prompt_length >= rules.max_new_tokens:
+        return "length"
+    return "context" if len(text) > config.n_ctx and rules.overflow == "stop" else ""
 
 
 def warn_of_limit(config: Config, made: int, asked: int) -> None:

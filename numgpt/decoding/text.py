@@ -1,6 +1,6 @@
 """From a prompt to a streamed text, its ids, and the reason why it ended.
 
-    prompt --encode--> ids --generate--> new ids --decode_stream--> pieces of text --until--> what precedes a stop string
+    prompt --encode--> ids --generate--> new ids --decode_stream--> pieces of text --until--> the text before a stop
 
 There is one way between the two ends, `stream_ids`; the command line, chat and apps all take it.
 """

@@ -1,14 +1,26 @@
-"""`sampling.sample` once more, made fast."""
+"""`sampling.sample` once more, made fast: tokens that are out of the race are left out early, which changes no id.
+
+With GPT-2's vocabulary and top_k 40, that takes 0.4 ms instead of 1.4; with top_p alone, 1.2 instead of 2.3.
+"""
 
 import math
 from collections.abc import Sequence
+from itertools import dropwhile, takewhile
 
 import numpy as np
 
-from numgpt.decoding.controls import Sampling, check_not_all_banned, edit, narrow
-from numgpt.errors import CheckpointError
+from numgpt.checks import check_finite
 from numgpt.ops import softmax
-from numgpt.sampling import Text, draw, exponentials
+from numgpt.sampling import (
+    Control,
+    OfLogits,
+    Text,
+    draw,
+    exponentials_of,
+    random_words,
+    temperature,
+    top_k,
+)
 
 
 def contenders(logits: np.ndarray, k: int) -> np.ndarray:
@@ -24,53 +36,54 @@ def contenders(logits: np.ndarray, k: int) -> np.ndarray:
         return np.flatnonzero(logits >= kth - margin)
 
 
-def sample(
-    logits: np.ndarray,
-    ids: Text,
-    options: Sampling,
-    seed: int = 0,
-    stream: int = 0,
-    *,
-    prompt_length: int = 0,
-    stop_ids: Sequence[int] = (),
-) -> int:
-    """Choose the token that follows ids.
+def looks_at_text(control: Control) -> bool:
+    """Whether a control may look at the text, so that it needs all logits, each at the place of its id."""
+    return not isinstance(control, OfLogits)
 
-        draw(softmax(process(logits, ids, options)), exponentials(seed, stream, position=T, n=V))
 
-    logits         [V]  float32 or float64; -inf for what may not come
-    ids            [T]  the text so far; its length is the position that the draw is bound to
-    prompt_length  how many of ids are the prompt: for min_new_tokens
-    stop_ids       the ids that end a text: for min_new_tokens and bad_words
-    Returns an id. Probabilities are computed in float64.
-    Raises CheckpointError where the logits hold NaN or +inf, or nothing but -inf; OptionError where the controls ban
-    every token.
-    Notes: the line above is the definition. Tokens that are out of the race are left out early, which changes no id.
-    With GPT-2's vocabulary and top_k 40, that takes 0.4 ms instead of 1.4; with top_p alone, 1.2 instead of 2.3.
+def most_kept(controls: Sequence[OfLogits]) -> int | None:
+    """Return the k of top_k where no other control but a temperature precedes it; or None.
 
-    >>> sample(np.array([0.0, 2.0, 1.0]), ids=[7, 8], options=Sampling(temperature=0))
+    >>> most_kept([OfLogits(temperature, 0.8), OfLogits(top_k, 40)])
+    40
+    """
+    for function, setting in controls:
+        if function is top_k:
+            return int(setting)
+        if function is not temperature:
+            return None
+    return None
+
+
+def sample(logits: np.ndarray, text: Text, controls: Sequence[Control] = (), seed: int = 0, stream: int = 0) -> int:
+    """What `sampling.sample` returns, sooner. Arguments and errors are the same.
+
+    Controls that look at the text have to stand before those that look at the logits alone.
+
+    >>> sample(np.array([0.0, 2.0, 1.0]), text=[7, 8], controls=[OfLogits(top_k, 1)])
     1
     """
-    largest = logits[logits.argmax()]  # NaN and +inf both come out on top
-    if not math.isfinite(largest):
-        raise CheckpointError(
-            f"the logits of position {len(ids)} are not finite (largest: {largest}): the weights are damaged or "
-            f"overflow float32; `numgpt inspect` tells which tensor; against overflow, run in float64"
-        )
-    if options.looks_back:
-        logits = edit(logits.astype(np.float64), ids, options, prompt_length, stop_ids)
-        check_not_all_banned(logits, ids, options)
-    if options.temperature == 0:
+    check_finite(logits, position=len(text))
+    first, last = list(takewhile(looks_at_text, controls)), list(dropwhile(looks_at_text, controls))
+    if first:
+        logits = logits.astype(np.float64)
+    for control in first:
+        logits = control(logits, text)
+    if last and last[0] == (temperature, 0):
         return int(logits.argmax())
     kept: np.ndarray | None = None  # the ids that are left, where not all of them are
-    if options.top_k and options.top_k < len(logits):
-        kept = contenders(logits, int(options.top_k))
+    k = most_kept(last)
+    if k is not None and k < len(logits):
+        kept = contenders(logits, k)
         logits = logits[kept]
-    logits = narrow(logits.astype(np.float64), options)
+    logits = logits.astype(np.float64)
+    for control in last:
+        logits = control(logits, text)
     if logits.min() == -math.inf:
         left = np.flatnonzero(logits > -math.inf)
         kept, logits = left if kept is None else kept[left], logits[left]
-    probabilities = softmax(logits)
+    n = len(logits) if kept is None else int(kept[-1]) + 1
+    words = random_words(seed, stream, len(text), n)
     if kept is None:
-        return draw(probabilities, exponentials(seed, stream, len(ids), len(logits)))
-    return int(kept[draw(probabilities, exponentials(seed, stream, len(ids), int(kept[-1]) + 1, kept))])
+        return draw(softmax(logits), exponentials_of(words))
+    return int(kept[draw(softmax(logits), exponentials_of(words[kept]))])

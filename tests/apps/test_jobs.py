@@ -24,7 +24,7 @@ from numgpt.cli.progress import LineBar
 from numgpt.decoding import batch
 from numgpt.decoding.batch import NEAR, Running, choose_one, choose_surely
 from numgpt.decoding.beam import beam_search
-from numgpt.decoding.rules import check_rules
+from numgpt.decoding.rules import check_rules, chooser
 from numgpt.errors import NumgptError, OptionError
 
 N_CTX = 32
@@ -145,9 +145,10 @@ def test_a_choice_does_not_hang_on_rounding(model, dice, options):
         exact, numgpt.forward(text, to_float64(params), model.config, logits_to_keep=1)[0], rtol=0, atol=1e-9
     )
     noise = np.random.default_rng(dice).uniform(-NEAR / 2, NEAR / 2, len(exact))
-    r = Running(number=5, prompt_length=2, text=text, cache=None)
-    chosen = choose_surely((exact + noise).astype(np.float32), r, params, model.config, rules)
-    assert chosen == choose_one(exact, r, params, model.config, rules)
+    choose = chooser(2, model.config, rules, stream=5)
+    r = Running(number=5, prompt_length=2, text=text, cache=None, choose=choose)
+    chosen = choose_surely((exact + noise).astype(np.float32), r, params, model.config)
+    assert chosen == choose_one(exact, r, params, model.config)
 
 
 def to_float64(params):

@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
+from support.sampling import process
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 from transformers.activations import ACT2FN
 from transformers.generation import (
@@ -29,6 +30,7 @@ from transformers.generation import (
 import numgpt
 from numgpt import ops, sampling
 from numgpt.checkpoint.names import hub_name
+from numgpt.decoding.controls import Sampling, repetition_penalty
 from numgpt.params import leaves
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -391,7 +393,7 @@ def test_each_control_of_sampling_is_that_of_transformers(seed, dtype):
     assert np.array_equal(sampling.top_p(logits, p), apply(TopPLogitsWarper(p), logits))
     assert np.array_equal(sampling.min_p(logits, p), apply(MinPLogitsWarper(p), logits))
     np.testing.assert_allclose(
-        sampling.repetition_penalty(logits, ids, penalty),
+        repetition_penalty(logits, ids, penalty),
         apply(RepetitionPenaltyLogitsProcessor(penalty), logits, ids),
         rtol=2 * np.finfo(dtype).eps,
     )
@@ -434,7 +436,7 @@ def test_all_controls_together_are_those_of_generate(seed):
     )
     theirs = ops.softmax(out.scores[0][0].double().numpy())
     logits = out.logits[0][0].numpy()
-    ours = ops.softmax(sampling.process(logits.astype(np.float64), ids, sampling.Sampling(**options)))
+    ours = ops.softmax(process(logits.astype(np.float64), ids, Sampling(**options)))
     assert np.array_equal(ours > 0, theirs > 0)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4 if logits.dtype == np.float32 else 1e-10)
 

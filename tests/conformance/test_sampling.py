@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from support.sampling import process, sample
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.generation import (
     LogitsProcessorList,
@@ -21,9 +22,8 @@ from transformers.generation import (
 )
 
 import numgpt
-from numgpt.decoding.controls import Sampling, check_sampling, process
+from numgpt.decoding.controls import Sampling, check_sampling
 from numgpt.errors import OptionError
-from numgpt.fast.sampling import sample
 from numgpt.ops import softmax
 
 transformers.logging.set_verbosity_error()

@@ -232,7 +232,7 @@ def test_all_tokens_banned_and_logits_that_are_not_finite():
     with pytest.raises(OptionError, match="no token is left at position 1: all 6 are banned; loosen bad_words or min_"):
         list(generate([1], PARAMS, CONFIG, max_new_tokens=3, num_beams=2, bad_words=words, min_new_tokens=1))
     damaged = {**PARAMS, "wte": PARAMS["wte"] * np.nan}
-    with pytest.raises(CheckpointError, match="logits are not finite"):
+    with pytest.raises(CheckpointError, match=r"^the logits of position \d+ are not finite"):
         list(generate([1], damaged, CONFIG, max_new_tokens=3, num_beams=2))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.sampling import sample
 
 import numgpt
 from numgpt import model
@@ -18,7 +19,7 @@ from numgpt.config import Config
 from numgpt.decoding.controls import Sampling
 from numgpt.decoding.loop import generate
 from numgpt.errors import CheckpointError, ContextError, OptionError, TokenError
-from numgpt.fast.sampling import sample
+from numgpt.fast.sampling import sample as sample_fast
 from numgpt.params import map_leaves, random_params
 
 CONFIG = Config(n_vocab=31, n_ctx=16, n_embd=8, n_head=2, n_layer=2, eos_token_id=None)
@@ -160,11 +161,11 @@ def test_without_a_seed_every_call_gives_other_ids():
 def test_without_a_seed_the_seed_is_fixed_for_the_whole_text(monkeypatch):
     seeds = []
 
-    def spy(logits, ids, options, seed, stream, **rest):
+    def spy(logits, text, controls, seed, stream):
         seeds.append(seed)
-        return sample(logits, ids, options, seed, stream, **rest)
+        return sample_fast(logits, text, controls, seed, stream)
 
-    monkeypatch.setattr("numgpt.generation.sample", spy)
+    monkeypatch.setattr("numgpt.decoding.rules.sample", spy)
     found = new_ids(n=11, seed=None)
     assert len(seeds) == 11
     assert len(set(seeds)) == 1
@@ -534,11 +535,11 @@ def test_an_interruption_leaves_the_cache_at_what_was_computed():
         ({"cache": filled([*PROMPT, 9])}, r"^cache holds 6 ids, expected at most 4"),
         (
             {"cache": filled([1], np.float64)},
-            r"^cache is of float64 \[2, 2, 16, 4\], expected float32 \[2, 2, 16, 4\]: ",
+            r"^cache: made for \(2, 2, 16, 4\) float64, but this model needs \(2, 2, 16, 4\) float32 \(",
         ),
         (
             {"cache": KVCache(CONFIG._replace(n_ctx=17))},
-            r"^cache is of float32 \[2, 2, 17, 4\], expected float32 \[2, 2, 16, 4\]: give one that was made for this",
+            r"^cache: made for \(2, 2, 17, 4\) float32, but this model needs \(2, 2, 16, 4\) float32 \(",
         ),
         (
             {"cache": filled([1]), "overflow": "slide"},
@@ -606,8 +607,16 @@ def test_no_wrong_guess_stays_in_a_cache_wherever_it_is_left(guesses, taken):
 @pytest.mark.parametrize(
     ("cache", "options", "message"),
     [
-        (KVCache(CONFIG._replace(n_layer=1)), {}, r"^cache is of float32 \[1, 2, 16, 4\], expected float32 \[2, 2, 16"),
-        (KVCache(CONFIG, np.float64), {}, "^cache is of float64 .*, expected float32 .* made for this model$"),
+        (
+            KVCache(CONFIG._replace(n_layer=1)),
+            {},
+            r"^cache: made for \(1, 2, 16, 4\) float32, .* needs \(2, 2, 16, 4\) f",
+        ),
+        (
+            KVCache(CONFIG, np.float64),
+            {},
+            r"^cache: made for .* float64, .* needs .* float32 .*: KVCache\(config, .*\)$",
+        ),
         (KVCache(CONFIG), {"overflow": "slide"}, "^cache .* which overflow='slide' does not keep: leave out one"),
         (KVCache(CONFIG), {"num_beams": 2}, "^cache .* which num_beams does not keep: leave out one of them$"),
     ],

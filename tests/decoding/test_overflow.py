@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.sampling import sample
 
 from numgpt import fast, model
 from numgpt.config import Config
@@ -12,7 +13,6 @@ from numgpt.decoding.controls import Sampling
 from numgpt.decoding.lookup import PromptLookup
 from numgpt.decoding.loop import generate
 from numgpt.errors import ContextError, OptionError
-from numgpt.fast.sampling import sample
 from numgpt.params import map_leaves, random_params
 
 CONFIG = Config(n_vocab=23, n_ctx=8, n_embd=12, n_head=3, n_layer=2, eos_token_id=None)
