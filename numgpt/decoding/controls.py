@@ -239,7 +239,7 @@ class Start(NamedTuple):
     stop_ids: Sequence[int] = ()  # the ids that end it
 
 
-class Control(NamedTuple):
+class Option(NamedTuple):
     """One of the options: when it is off, which values it may have, and what it does."""
 
     name: str  # the field of Sampling
@@ -255,52 +255,52 @@ def is_count_or_none(x: Any) -> bool:
 
 COUNT = in_range("an integer of 1 or more, or None or 0 for off", is_count_or_none)
 CONTROLS = (
-    Control(
+    Option(
         name="logit_bias",
         off=(None, (), [], {}),
         check=check_bias,
         bind=lambda bias, start: partial(logit_bias, bias=bias),
     ),
-    Control(
+    Option(
         name="repetition_penalty",
         off=(1,),
         check=in_range("a number from 0.001 to 1000; 1 for off", lambda x: is_number(x) and 0.001 <= x <= 1000),
         bind=lambda penalty, start: partial(repetition_penalty, penalty=penalty),
     ),
-    Control(
+    Option(
         name="no_repeat_ngram_size",
         off=(None, 0),
         check=COUNT,
         bind=lambda n, start: partial(no_repeat_ngram_size, n=n),
         bans=True,
     ),
-    Control(
+    Option(
         name="bad_words",
         off=(None, (), []),
         check=check_words,
         bind=lambda words, start: partial(bad_words, words=words, stop_ids=start.stop_ids),
         bans=True,
     ),
-    Control(
+    Option(
         name="min_new_tokens",
         off=(0,),
         check=in_range("an integer of 0 or more; 0 for off", lambda x: is_integer(x) and x >= 0),
         bind=lambda minimum, start: partial(min_new_tokens, minimum=minimum, **start._asdict()),
         bans=True,
     ),
-    Control(
+    Option(
         name="temperature",
         off=(1,),
         check=in_range("a finite number, 0 (greedy) or more", lambda x: is_number(x) and x >= 0),
         bind=lambda T, start: OfLogits(sampling.temperature, T),
     ),
-    Control(
+    Option(
         name="top_k",
         off=(None, 0),
         check=COUNT,
         bind=lambda k, start: OfLogits(sampling.top_k, k),
     ),
-    Control(
+    Option(
         name="top_p",
         off=(None, 1),
         check=in_range(
@@ -308,7 +308,7 @@ CONTROLS = (
         ),
         bind=lambda p, start: OfLogits(sampling.top_p, p),
     ),
-    Control(
+    Option(
         name="min_p",
         off=(None, 0),
         check=in_range("a number from 0 to 1, or None for off", lambda x: x is None or (is_number(x) and 0 <= x <= 1)),
@@ -317,7 +317,7 @@ CONTROLS = (
 )
 
 
-def controls_that_are_on(options: Sampling) -> list[Control]:
+def controls_that_are_on(options: Sampling) -> list[Option]:
     """Return the rows of the controls that change something, in the order in which they are applied."""
     return [row for row in CONTROLS if getattr(options, row.name) not in row.off]
 

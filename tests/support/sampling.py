@@ -1,11 +1,25 @@
 """Sampling by its options, as the tests of it ask for it: each draw by the readable way and by the fast one."""
 
+import math
+
 import numpy as np
 
 from numgpt import sampling
 from numgpt.decoding.controls import Sampling, Start, controls_of
 from numgpt.errors import NumgptError
 from numgpt.fast import sampling as fast
+
+LOW = -math.inf
+
+
+def logits_of(weights, dtype=np.float64):
+    """Return logits under which tokens are as likely as their weights say; 0 is banned."""
+    return np.array([math.log(w) if w else LOW for w in weights], dtype)
+
+
+def kept(logits):
+    """Return the ids that are not banned."""
+    return np.flatnonzero(logits > LOW).tolist()
 
 
 def process(logits, ids, options, *, prompt_length=0, stop_ids=()):
