@@ -1,4 +1,4 @@
-"""The README: what it shows is what happens."""
+"""The READMEs, that of the front and those of the rooms: what they show is what happens."""
 
 import doctest
 import os
@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted(ROOT.glob("numgpt/**/README.md"))]}
+FRONT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def shown_blocks():
@@ -20,11 +21,12 @@ def shown_blocks():
     Those that install something or train for a minute are not for each run of the tests.
     """
     blocks = []
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL):
-        parts = re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
-        commands = [part.partition("\n")[::2] for part in parts if " install " not in part]
-        if "numgpt train" not in block and any("numgpt" in command for command, _ in commands):
-            blocks.append(pytest.param(commands, id=commands[0][0][:40]))
+    for page, path in PAGES.items():
+        for block in re.findall(r"```sh\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+            parts = re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
+            commands = [part.partition("\n")[::2] for part in parts if " install " not in part]
+            if "numgpt train" not in block and any("numgpt" in command for command, _ in commands):
+                blocks.append(pytest.param(commands, id=f"{page}: {commands[0][0][:40]}"))
     return blocks
 
 
@@ -34,7 +36,7 @@ def without_timings(text):
 
 
 @pytest.mark.parametrize("commands", shown_blocks())
-def test_commands_print_what_the_readme_shows(commands, tmp_path):
+def test_commands_print_what_is_shown(commands, tmp_path):
     for command, output in commands:
         line = command.replace(".venv/bin/numgpt", f"{shlex.quote(sys.executable)} -m numgpt")
         result = subprocess.run(
@@ -44,21 +46,53 @@ def test_commands_print_what_the_readme_shows(commands, tmp_path):
         assert without_timings(result.stdout.decode()) == without_timings(output), command
 
 
-def test_the_python_samples_print_what_the_readme_shows():
-    blocks = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
-    samples = doctest.DocTestParser().get_doctest(blocks, {}, "README.md", None, 0)
+@pytest.mark.parametrize("page", PAGES)
+def test_python_samples_print_what_is_shown(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    blocks = "\n".join(re.findall(r"```python\n(.*?)```", PAGES[page].read_text(encoding="utf-8"), re.DOTALL))
+    samples = doctest.DocTestParser().get_doctest(blocks, {}, page, None, 0)
     assert doctest.DocTestRunner().run(samples).failed == 0
 
 
-def test_links_lead_to_files_and_to_the_line_they_name():
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
-        assert (ROOT / target).exists(), target
-    line = int(re.search(r"numgpt/model\.py#L(\d+)", README).group(1))
-    assert (ROOT / "numgpt/model.py").read_text(encoding="utf-8").splitlines()[line - 1].startswith("def attend(")
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_to_headings(page):
+    text = PAGES[page].read_text(encoding="utf-8")
+    for target in re.findall(r'\]\(([^)\s]+)\)|href="([^"]+)"', text):
+        path, _, part = "".join(target).partition("#")
+        if path.startswith(("http:", "https:")):
+            continue
+        there = (PAGES[page].parent / path).resolve() if path else PAGES[page]
+        assert there.exists(), target
+        if part and there.suffix == ".md":
+            headings = re.findall(r"^#+ (.*)", there.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert part in anchors, target
 
 
-def test_the_reading_order_is_complete():
-    """Each module that a reader meets is in the table."""
+LINKS = r'(?:\[`?(?P<name>\w+)`?\]\(|<a href=")(?P<path>[\w/.]+\.py)#L(?P<line>\d+)(?:\)|">(?P<text>\w+)</a>)'
+
+
+def test_links_to_a_line_lead_to_the_definition_of_what_they_are_called():
+    links = list(re.finditer(LINKS, FRONT))
+    assert len(links) == len(re.findall(r"\.py#L", FRONT)) >= 10
+    for link in links:
+        line = (ROOT / link["path"]).read_text(encoding="utf-8").splitlines()[int(link["line"]) - 1]
+        name = link["name"] or link["text"]
+        assert re.match(rf"\s*(def|class) {name}\b", line), (link.group(), line)
+
+
+def test_each_file_of_the_way_and_each_room_is_on_the_front_page():
     for path in (ROOT / "numgpt").glob("[a-z]*.py"):
-        if path.stem not in ("errors",):
-            assert f"(numgpt/{path.name})" in README, path.name
+        assert f"(numgpt/{path.name})" in FRONT, path.name
+    for path in (ROOT / "numgpt").glob("*/README.md"):
+        assert f"(numgpt/{path.parent.name}/README.md)" in FRONT, path.parent.name
+
+
+def test_each_command_is_on_the_front_page():
+    shown = subprocess.run(
+        [sys.executable, "-m", "numgpt", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    commands = re.findall(r"^ {4}(\w+) {2,}", shown, re.MULTILINE)
+    assert len(commands) >= 14
+    for command in commands:
+        assert f"| `numgpt {command}" in FRONT, command
