@@ -1,4 +1,4 @@
-"""Every named intermediate of a run: which there are, of what shape, how to change one, and how to keep them in a file.
+"""Every named intermediate of a run: which there are, of what shape, and how to keep or change one.
 
 `model.forward` passes each of them through `record`. Here that seam collects (`collect`), replaces (an ablation, or the
 tensor of another run: activation patching), and, by `TRACE_SHAPES`, tells other programs what to compare with.
@@ -63,7 +63,18 @@ def letters(name: str) -> str:
     >>> letters("h.3.attn.scores"), letters("logits")
     ('HTS', 'TV')
     """
-    return TRACE_SHAPES[re.sub(r"^h\.\d+\.", "h.*.", name)]
+    layer, base = layer_and_base(name)
+    return TRACE_SHAPES[base if layer is None else f"h.*.{base}"]
+
+
+def layer_and_base(name: str) -> tuple[int | None, str]:
+    """Return the layer of a name, and the name without it.
+
+    >>> layer_and_base("h.3.attn.q"), layer_and_base("embed")
+    ((3, 'attn.q'), (None, 'embed'))
+    """
+    found = re.match(r"h\.(\d+)\.(.+)", name)
+    return (int(found[1]), found[2]) if found else (None, name)
 
 
 def match_names(pattern: str, config: Config) -> list[str]:
@@ -131,6 +142,7 @@ def collect(
 
 
 def _replaced(name: str, x: np.ndarray, change: Change) -> np.ndarray:
+    """Return what a change makes of a tensor; raise OptionError where that does not fit in its place."""
     new = change(x.copy()) if callable(change) else change
     array = np.asarray(new) if new is not None else None
     if array is None or array.shape != x.shape or array.dtype.kind not in "fiu":
