@@ -89,13 +89,13 @@ def check_published(
 
 
 def text(golden: dict[str, Any], params: Params, config: Config, forward: Callable[..., np.ndarray]) -> list[int]:
-    """The ids that follow a prompt, the most likely ones unless the options say otherwise."""
+    """Return the ids that follow a prompt, the most likely ones unless the options say otherwise."""
     options = {"temperature": 0, "max_new_tokens": len(golden["expected"]), **golden["options"]}
     return list(generation.generate(golden["ids"], params, config, forward=forward, **options))
 
 
 def top_logit(golden: dict[str, Any], params: Params, config: Config, forward: Callable[..., np.ndarray]) -> list[Any]:
-    """The likeliest next token, and its logit."""
+    """Return the likeliest next token, and its logit."""
     logits = forward(golden["ids"], params, config)[-1]
     return [int(logits.argmax()), float(logits.max())]
 
@@ -103,14 +103,14 @@ def top_logit(golden: dict[str, Any], params: Params, config: Config, forward: C
 def log_probabilities(
     golden: dict[str, Any], params: Params, config: Config, forward: Callable[..., np.ndarray]
 ) -> list[float]:
-    """The log-probability of each token of a continuation."""
+    """Return the log-probability of each token of a continuation."""
     return _log_probabilities([*golden["ids"], *golden["continuation"]], params, config, forward)[
         -len(golden["continuation"]) :
     ]
 
 
 def loss(golden: dict[str, Any], params: Params, config: Config, forward: Callable[..., np.ndarray]) -> float:
-    """The mean cross-entropy of the next token. In `rows` [B, T] each row is a text of its own."""
+    """Return the mean cross-entropy of the next token. In `rows` [B, T] each row is a text of its own."""
     ids = golden["ids"]
     rows, length = golden.get("rows", [1, len(ids) - 1])
     texts = [ids[i * length : (i + 1) * length + 1] for i in range(rows)]
@@ -120,7 +120,7 @@ def loss(golden: dict[str, Any], params: Params, config: Config, forward: Callab
 def attention(
     golden: dict[str, Any], params: Params, config: Config, forward: Callable[..., np.ndarray]
 ) -> list[list[float]]:
-    """Some rows of the attention of the first head."""
+    """Return some rows of the attention of the first head."""
     seen: dict[str, np.ndarray] = {}
     model.forward(golden["ids"], params, config, record=lambda name, x: seen.setdefault(name, x))
     weights = seen["h.0.attn.weights"][0]

@@ -148,9 +148,10 @@ class Search:
 
     def try_all(self, attempts: Iterable[Attempt]) -> None:
         """Add how well each fits to `fits`, of those that lessen the first difference by much."""
-        for attempt in attempts:
-            if self.is_promising(attempt) and (fit := self.fit(attempt)):
-                self.fits.append(fit)
+        with np.errstate(all="ignore"):  # a mistake may make numbers that overflow
+            for attempt in attempts:
+                if self.is_promising(attempt) and (fit := self.fit(attempt)):
+                    self.fits.append(fit)
 
     def run(self, attempt: Attempt, single: bool = False, stop: Stop | None = None) -> dict[str, np.ndarray]:
         """Run the model with a mistake in it: in float64, or in float32 where it is a single-precision pass."""
