@@ -1,4 +1,4 @@
-"""The trace: its table against real runs, interventions by hand, its files against other readers."""
+"""The trace: its table against real runs, interventions by hand, and the command that shows and writes it."""
 
 import hashlib
 import json
@@ -7,7 +7,6 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 from support.checkpoints import SIZES, hub_tensors, write_checkpoint, write_shards, write_tokenizer
 
 import numgpt
@@ -19,7 +18,6 @@ from numgpt.verify.dump import read_dump
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 IDS = [3, 1, 4, 1, 5]
-FLOATS = st.floats(width=32)  # NaN and the infinities too
 
 
 @pytest.fixture(scope="module")

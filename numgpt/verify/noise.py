@@ -28,6 +28,7 @@ class Gap(NamedTuple):
     rms: float
 
     def times(self, factor: float) -> "Gap":
+        """Return a gap that is so many times as large."""
         return Gap(self.largest * factor, self.rms * factor)
 
     def over(self, noise: "Gap") -> float:
