@@ -1,7 +1,40 @@
-"""Every named intermediate of a run: which there are, of what shape, how to change one, and how to keep them in a file.
+"""Every named intermediate of a run: which there are, of what shape, and how to keep or change one.
 
 `model.forward` passes each of them through `record`. Here that seam collects (`collect`), replaces (an ablation, or the
 tensor of another run: activation patching), and, by `TRACE_SHAPES`, tells other programs what to compare with.
+
+Does a head matter? Set its output to zero, and see what becomes of the word that was next. Of the eight heads of the
+last layer of the storyteller one does:
+
+>>> import numgpt
+>>> from numgpt.ops import softmax
+>>> model = numgpt.load("storyteller")
+>>> ids, time = model.tokenizer.encode("Once upon a"), model.tokenizer.encode(" time")[0]
+>>> def probability_of_time(replace=None):
+...     return round(float(softmax(collect(ids, model, "logits", replace)["logits"][-1])[time]), 2)
+>>> probability_of_time()
+0.96
+>>> [probability_of_time(ablations([f"h.5.attn.z:{head}"], model.config)) for head in range(8)]
+[0.77, 0.96, 0.96, 0.96, 0.94, 0.95, 0.96, 0.95]
+
+Where does the model keep that the story is about a woman? Run a text about a man, put the residual stream of the other
+text in its place, at one position behind one layer, and see whether " he" is still likelier than " she":
+
+>>> man, woman = (model.tokenizer.encode(f"The {who} was so poor that") for who in ("man", "woman"))
+>>> he, she = (model.tokenizer.encode(word)[0] for word in (" he", " she"))
+>>> stream = collect(woman, model, "resid_post")
+>>> def he_over_she(layer, position):
+...     def patch(x):
+...         x[position] = stream[f"h.{layer}.resid_post"][position]
+...         return x
+...     logits = collect(man, model, "logits", {f"h.{layer}.resid_post": patch})["logits"]
+...     return round(float(logits[-1, he] - logits[-1, she]), 1)
+>>> [he_over_she(layer, position=1) for layer in range(6)]  # at the word "man"
+[-1.4, -1.4, -1.3, -1.2, -0.1, 2.4]
+>>> [he_over_she(layer, position=-1) for layer in range(6)]  # at the end, where the next word is made
+[2.3, 2.1, 1.9, 1.8, 0.4, -1.5]
+
+Up to layer 3 it is at the word itself; in layers 4 and 5 attention carries it to the end.
 """
 
 import difflib
@@ -63,7 +96,18 @@ def letters(name: str) -> str:
     >>> letters("h.3.attn.scores"), letters("logits")
     ('HTS', 'TV')
     """
-    return TRACE_SHAPES[re.sub(r"^h\.\d+\.", "h.*.", name)]
+    layer, base = layer_and_base(name)
+    return TRACE_SHAPES[base if layer is None else f"h.*.{base}"]
+
+
+def layer_and_base(name: str) -> tuple[int | None, str]:
+    """Return the layer of a name, and the name without it.
+
+    >>> layer_and_base("h.3.attn.q"), layer_and_base("embed")
+    ((3, 'attn.q'), (None, 'embed'))
+    """
+    found = re.match(r"h\.(\d+)\.(.+)", name)
+    return (int(found[1]), found[2]) if found else (None, name)
 
 
 def match_names(pattern: str, config: Config) -> list[str]:
@@ -131,6 +175,7 @@ def collect(
 
 
 def _replaced(name: str, x: np.ndarray, change: Change) -> np.ndarray:
+    """Return what a change makes of a tensor; raise OptionError where that does not fit in its place."""
     new = change(x.copy()) if callable(change) else change
     array = np.asarray(new) if new is not None else None
     if array is None or array.shape != x.shape or array.dtype.kind not in "fiu":

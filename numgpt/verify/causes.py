@@ -1,49 +1,23 @@
 """What goes wrong when people port GPT-2: each likely mistake, as a small change of one forward pass.
 
-A `Cause` puts other values in the place of some intermediates, through `record`: what the same step would give with the
-mistake in it. So model.py stays the only forward pass, and each mistake is one function of what stands before it.
-verify.py tries them all, and the one under which our numbers become those of the other program is what happened there.
+`all_causes` lists them, the common ones first; search.py tries them all, and the one under which our numbers become
+those of the other program is what happened there. Those of attention are in causes_attention.py.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import permutations
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from numgpt.config import Config
-from numgpt.model import attend, attention_scale, merge_heads, split_heads
-from numgpt.ops import causal_mask, gelu, gelu_erf, layer_norm, linear, relu, silu, softmax
+from numgpt.model import merge_heads
+from numgpt.ops import gelu, gelu_erf, layer_norm, linear, relu, silu, softmax
 from numgpt.params import map_leaves
-
-
-class Site(NamedTuple):
-    """Where in a forward pass a value is to be put in place of another."""
-
-    x: np.ndarray  # the input of the layer, or of ln_f; the ids, for embed
-    seen: dict[str, np.ndarray]  # what the layer has computed so far, by its names without "h.N."
-    value: np.ndarray  # what is right
-    p: dict[str, Any]  # the parameters of the layer; outside of layers, all of them
-    config: Config
-    layer: int
-
-
-Edit = Callable[[Site], np.ndarray]
-
-
-class Cause(NamedTuple):
-    """A mistake."""
-
-    words: str
-    edits: Mapping[str, Edit]  # name without "h.N." -> what comes out instead
-    shown: Mapping[str, Edit] = MappingProxyType({})  # the same, where only what is dumped is wrong
-    patch: Callable[[dict[str, Any]], dict[str, Any]] | None = None  # other parameters, in all layers
-    apart: bool = False  # the edits may happen one without the other: a mistake of one layer norm, or of all
-    behind: bool = False  # it comes behind the product that makes q, k and v, or the scores: those in a dump are right
-    coarse: bool = False  # it rounds, so that values on the edge between two may go either way
+from numgpt.verify.causes_attention import of_heads, of_projection, of_scores, reinterpreted
+from numgpt.verify.noise import to_bfloat16, to_float16
+from numgpt.verify.passes import NORMS, Cause, Edit, Site, norm_input
 
 
 def all_causes(config: Config, params: dict[str, Any], eps: float | None = None) -> Iterator[Cause]:
@@ -53,23 +27,26 @@ def all_causes(config: Config, params: dict[str, Any], eps: float | None = None)
     """
     yield from _of_embedding(config)
     yield from _of_layer_norm(config, eps)
-    yield from _of_projection(config)
-    yield from _of_scores(config)
-    yield from _of_heads(config)
+    yield from of_projection()
+    yield from of_scores(config)
+    yield from of_heads(config)
     yield from _of_activation(config)
     yield from _of_matrices()
-    yield from _of_residual_stream()
+    yield from STREAM
     yield from _of_parameters(config, params)
+    yield from OUTPUT
 
 
 # --- embedding
 
 
-def _of_embedding(config: Config) -> Iterator[Cause]:
-    def embedding(site: Site, offset: int = 0, scale: float = 1.0, wpe: float = 1.0, order: int = 1) -> np.ndarray:
-        places = np.arange(len(site.x))[::order] + offset
-        return site.p["wte"][site.x] * scale + wpe * site.p["wpe"][places % config.n_ctx]
+def embedding(site: Site, offset: int = 0, scale: float = 1.0, wpe: float = 1.0, order: int = 1) -> np.ndarray:
+    """Embed ids, with the positions moved by `offset` or in reverse order (-1), and either term multiplied."""
+    places = np.arange(len(site.x))[::order] + offset
+    return site.p["wte"][site.x] * scale + wpe * site.p["wpe"][places % site.config.n_ctx]
 
+
+def _of_embedding(config: Config) -> Iterator[Cause]:
     for offset in (1, 2, -1):
         words = f"position offset: positions count from {offset} instead of 0"
         yield Cause(words + (", as in OPT" if offset == 2 else ""), {"embed": partial(embedding, offset=offset)})
@@ -83,15 +60,8 @@ def _of_embedding(config: Config) -> Iterator[Cause]:
 
 # --- layer norm
 
-NORMS = ("ln_1", "ln_2", "ln_f")
 
-
-def norm_input(name: str, site: Site) -> np.ndarray:
-    """What a layer norm normalises."""
-    return site.seen["resid_mid"] if name == "ln_2" else site.x
-
-
-def _norm(
+def _wrong_norm(
     site: Site,
     name: str,
     eps: float | None = None,
@@ -103,7 +73,13 @@ def _norm(
     axis: int = -1,
     params: str | None = None,
 ) -> np.ndarray:
-    """layer_norm with something else in it."""
+    """Compute a layer norm by a formula that departs from the right one in what the options say.
+
+    eps      None for that of the model; outside: it is added to the root instead of under it
+    ddof     the variance is divided by C - ddof
+    centre, gain, bias   False: the mean is not subtracted, g is left out, b is left out
+    params   the layer norm whose g and b are taken
+    """
     x, p = norm_input(name, site), site.p[params or name]
     eps = site.config.layer_norm_epsilon if eps is None else eps
     centred = x - x.mean(axis, keepdims=True) if centre else x
@@ -112,27 +88,13 @@ def _norm(
     return y * (p["g"] if gain else 1) + (p["b"] if bias else 0)
 
 
-def solve_eps(x: np.ndarray, y: np.ndarray, g: np.ndarray, b: np.ndarray) -> float | None:
-    """Return the epsilon under which layer_norm(x) is y: from each row's 1 / sqrt(var + eps), the median of all.
-
-    >>> x, g, b = np.array([[1.0, 2.0, 4.0]]), np.ones(3), np.zeros(3)
-    >>> solve_eps(x, layer_norm(x, g, b, eps=0.01), g, b)
-    0.01
-    """
-    centred = g * (x - x.mean(-1, keepdims=True))
-    with np.errstate(all="ignore"):
-        slope = ((y - b) * centred).sum(-1) / (centred * centred).sum(-1)
-        eps = float(np.median(1 / slope**2 - x.var(-1)))
-    return float(f"{eps:.2g}") if 0 <= eps <= 1 else None
-
-
 def _each_norm(words: str, **how: Any) -> Cause:
-    """A mistake that one layer norm may have, or all."""
-    return Cause(words, {name: partial(_norm, name=name, **how) for name in NORMS}, apart=True)
+    """Return a mistake that one layer norm may have, or all."""
+    return Cause(words, {name: partial(_wrong_norm, name=name, **how) for name in NORMS}, apart=True)
 
 
 def wrong_epsilon(config: Config, eps: float) -> Cause:
-    """Layer norms with another epsilon."""
+    """Return the mistake of layer norms with another epsilon."""
     words = f"wrong epsilon in the layer norm: {eps:g} instead of {config.layer_norm_epsilon:g}"
     return _each_norm(words, eps=eps)
 
@@ -151,12 +113,12 @@ def _of_layer_norm(config: Config, solved: float | None) -> Iterator[Cause]:
     yield _each_norm("the gain of the layer norm is missing", gain=False)
     yield _each_norm("gain and bias of the layer norm are missing", gain=False, bias=False)
     yield _each_norm("the layer norm goes over the positions instead of the features", axis=-2)
-    swapped = {"ln_1": partial(_norm, name="ln_1", params="ln_2"), "ln_2": partial(_norm, name="ln_2", params="ln_1")}
-    yield Cause("the parameters of ln_1 and ln_2 are exchanged", swapped)
+    exchanged = {a: partial(_wrong_norm, name=a, params=b) for a, b in (("ln_1", "ln_2"), ("ln_2", "ln_1"))}
+    yield Cause("the parameters of ln_1 and ln_2 are exchanged", exchanged)
     skipped: dict[str, Edit] = {name: partial(norm_input, name) for name in NORMS}
     yield Cause("no final layer norm", {"ln_f": skipped["ln_f"]})
     yield Cause("no layer norm", skipped, apart=True)
-    twice = {name: partial(_twice, name=name) for name in NORMS}
+    twice = {name: partial(_normed_again, name=name) for name in NORMS}
     yield Cause("the layer norm is applied twice", twice, apart=True)
     yield Cause(
         "post-LN: each layer norm comes after the residual is added, as in Vaswani et al. 2017 and GPT-1",
@@ -173,241 +135,29 @@ def _normed(site: Site, name: str, x: np.ndarray) -> np.ndarray:
     return layer_norm(x, **site.p[name], eps=site.config.layer_norm_epsilon)
 
 
-def _twice(site: Site, name: str) -> np.ndarray:
+def _normed_again(site: Site, name: str) -> np.ndarray:
     return _normed(site, name, site.value)
-
-
-# --- the projection to q, k and v
-
-QKV = "attn.q", "attn.k", "attn.v"
-Parts = Callable[[np.ndarray, Config], list[np.ndarray]]  # [T, 3C] -> q, k, v [H, T, D]
-
-
-def thirds(x: np.ndarray, config: Config) -> list[np.ndarray]:
-    """q, k, v side by side, each of H heads: as it is in GPT-2."""
-    return [split_heads(part, config.n_head) for part in np.split(x, 3, axis=-1)]
-
-
-def _projected(site: Site, which: int, parts: Parts = thirds, w: Any = None, b: Any = None) -> np.ndarray:
-    c_attn = site.p["attn"]["c_attn"]
-    w = c_attn["w"] if w is None else w(c_attn["w"])
-    b = c_attn["b"] if b is None else b(c_attn["b"])
-    return parts(linear(site.seen["ln_1"], w, b), site.config)[which]
-
-
-def projection(words: str, **how: Any) -> Cause:
-    """q, k and v computed in another way."""
-    edits = {name: partial(_projected, which=i, **how) for i, name in enumerate(QKV)}
-    return Cause(words, edits, behind="parts" in how)
-
-
-def reinterpreted(w: np.ndarray) -> np.ndarray:
-    """A matrix [A, B] whose memory was taken for [B, A] and then transposed; of a square one, its transpose.
-
-    >>> reinterpreted(np.array([[1, 2, 3], [4, 5, 6]])).tolist()
-    [[1, 3, 5], [2, 4, 6]]
-    """
-    return w.reshape(w.shape[::-1]).T
-
-
-def _of_projection(config: Config) -> Iterator[Cause]:
-    for order in permutations("qkv"):
-        if order != tuple("qkv"):
-
-            def parts(x: np.ndarray, config: Config, order: tuple[str, ...] = order) -> list[np.ndarray]:
-                found = dict(zip(order, thirds(x, config), strict=True))
-                return [found[name] for name in "qkv"]
-
-            words = f"q/k/v order: the columns of c_attn are taken as {', '.join(order)} instead of q, k, v"
-            yield projection(words, parts=parts)
-
-    def by_head(x: np.ndarray, config: Config) -> list[np.ndarray]:
-        return list(x.reshape(len(x), config.n_head, 3, -1).transpose(2, 1, 0, 3))
-
-    def by_feature(x: np.ndarray, config: Config) -> list[np.ndarray]:
-        return list(x.reshape(len(x), config.n_head, -1, 3).transpose(3, 1, 0, 2))
-
-    yield projection("q/k/v order: q, k, v side by side within each head [T, H, 3, D], as in GPT-NeoX", parts=by_head)
-    yield projection("q/k/v order: q, k, v in turns, feature by feature [T, H, D, 3]", parts=by_feature)
-    yield projection("transposed weight: attn.c_attn.w [C, 3C] is taken as [3C, C]", w=reinterpreted)
-
-    def blocks(w: np.ndarray) -> np.ndarray:
-        return np.concatenate([part.T for part in np.split(w, 3, axis=1)], axis=1)
-
-    yield projection("transposed weight: each of the three blocks of attn.c_attn.w is transposed", w=blocks)
-    yield projection("missing bias: attn.c_attn.b", b=lambda b: 0 * b)
-    for i, name in enumerate("qkv"):
-
-        def without(b: np.ndarray, i: int = i) -> np.ndarray:
-            parts = np.split(b.copy(), 3)
-            parts[i] *= 0
-            return np.concatenate(parts)
-
-        yield Cause(f"missing bias: that of {name}", {QKV[i]: partial(_projected, which=i, b=without)})
-
-
-# --- heads
-
-
-def _of_heads(config: Config) -> Iterator[Cause]:
-    H = config.n_head
-    if H == 1:
-        return
-
-    def wrong_axis(part: np.ndarray) -> np.ndarray:
-        return part.reshape(len(part), -1, H).transpose(2, 0, 1)
-
-    def no_transpose(part: np.ndarray) -> np.ndarray:
-        return part.reshape(H, len(part), -1)
-
-    splits: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "[T, C] is reshaped to [T, D, H]": wrong_axis,
-        "[T, C] is reshaped to [H, T, D] without a transpose": no_transpose,
-    }
-    merges: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "[H, T, D] is merged as [T, D, H]": lambda z: z.transpose(1, 2, 0).reshape(z.shape[1], -1),
-        "[H, T, D] is merged without a transpose": lambda z: z.reshape(z.shape[1], -1),
-    }
-
-    def split(site: Site, how: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        return how(merge_heads(site.value))
-
-    def merged(site: Site, how: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        return linear(how(site.seen["attn.z"]), **site.p["attn"]["c_proj"])
-
-    def merged_z(site: Site, how: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        return split_heads(how(site.value), H)
-
-    wrong = "heads split on the wrong axis"
-    for (words, way), (back, undo) in zip(splits.items(), merges.items(), strict=True):
-        edits: dict[str, Edit] = {name: partial(split, how=way) for name in QKV}
-        ends: tuple[dict[str, Edit], ...] = (
-            {"attn_out": partial(merged, how=undo)},
-            {"attn.z": partial(merged_z, how=undo)},
-        )
-        yield Cause(f"{wrong}: {words}", edits, behind=True)
-        for end in ends:  # what is dumped as z may be what was before the merge, or behind it
-            yield Cause(f"{wrong}: {words}, and merged back the same way", {**edits, **end}, behind=True)
-        for name in QKV:
-            yield Cause(f"{wrong}, those of {name[-1]} alone: {words}", {name: edits[name]}, behind=True)
-        for end in ends:
-            yield Cause(f"heads merged on the wrong axis: {back}", end)
-
-    def other_heads(site: Site, size: int) -> np.ndarray:
-        q, k, v = (split_heads(merge_heads(site.seen[name]), config.head_size) for name in QKV)
-        factor = attention_scale(config, site.layer) / attention_scale(config, 0)
-        return split_heads(merge_heads(attend(q, k, v, factor / math.sqrt(size))), H)
-
-    for size in {H, config.head_size}:
-        words = f"{wrong}: [T, C] is reshaped to [T, D, H], and taken as D heads of size H, scaled by 1/sqrt({size})"
-        yield Cause(words, {"attn.z": partial(other_heads, size=size)})
-
-
-# --- scores and weights
-
-
-def _of_scores(config: Config) -> Iterator[Cause]:
-    def scores(site: Site, scale: float | None = None, diagonal: int = 0, fill: float = -math.inf) -> np.ndarray:
-        q, k = site.seen["attn.q"], site.seen["attn.k"]
-        scale = attention_scale(config, site.layer) if scale is None else scale
-        return _masked(q @ k.swapaxes(-1, -2) * scale, diagonal, fill)
-
-    def unmasked(site: Site) -> np.ndarray:
-        return scores(site, diagonal=site.value.shape[-1])
-
-    by_layer = config.scale_attn_by_inverse_layer_idx
-    other = config._replace(scale_attn_by_inverse_layer_idx=not by_layer)
-    words = "the scale by the inverse number of the layer, 1/(layer + 1), "
-    words += "is missing" if by_layer else "is not of this model, and applied"
-    inverse = Cause(words, {"attn.scores": lambda s: scores(s, scale=attention_scale(other, s.layer))})
-    if by_layer:
-        yield inverse
-    D, C, right = config.head_size, config.n_embd, attention_scale(config, 0)
-    for scale, words in {
-        1.0: "missing 1/sqrt(D): the scores are not scaled",
-        1 / math.sqrt(C): "the scores are scaled by 1/sqrt(C), of the whole width, instead of 1/sqrt(D), of a head",
-        1 / D: "the scores are divided by D instead of sqrt(D)",
-        1 / math.sqrt(D): "the scores are divided by sqrt(D)",
-        math.sqrt(D): "the scores are multiplied by sqrt(D) instead of divided",
-        1 / math.sqrt(config.n_head): "the scores are divided by sqrt(H) instead of sqrt(D)",
-    }.items():
-        if scale != right:
-
-            def scaled(site: Site, factor: float = scale / right) -> np.ndarray:
-                return scores(site, scale=factor * attention_scale(config, site.layer))
-
-            yield Cause(words, {"attn.scores": scaled})
-        if by_layer:
-            yield Cause(f"{words}, and not by the number of the layer", {"attn.scores": partial(scores, scale=scale)})
-    if not by_layer:
-        yield inverse
-    strict = "mask off by one: a position does not see itself"
-    masks: list[tuple[str, Edit]] = [
-        ("mask off by one: each position sees the one after it", partial(scores, diagonal=1)),
-        (strict, partial(scores, diagonal=-1, fill=-1e9)),
-        (strict, partial(scores, diagonal=-1)),
-        ("no mask: positions see the future", unmasked),
-        ("the mask is reversed: positions see only the future", _reversed(scores)),
-        ("masked scores are 0, or almost, instead of -inf", partial(scores, fill=0.0)),
-        *(
-            (f"masked scores are {fill:g} instead of -inf", partial(scores, fill=fill))
-            for fill in (-1.0, -10.0, -100.0)
-        ),
-    ]
-    for words, mask in masks:
-        yield Cause(words, {"attn.scores": mask}, behind=True)
-    no_nan: Edit = lambda s: np.nan_to_num(s.value)  # noqa: E731
-    yield Cause(strict, {"attn.scores": partial(scores, diagonal=-1), "attn.weights": no_nan}, behind=True)
-    yield Cause("the scores were dumped before the mask, which itself is right", {}, shown={"attn.scores": unmasked})
-
-    def masked_late(site: Site) -> np.ndarray:
-        return softmax(unmasked(site)) * causal_mask(*site.value.shape[-2:])
-
-    def shares(x: np.ndarray, axis: int) -> np.ndarray:
-        e = np.nan_to_num(np.exp(x - x.max(axis, keepdims=True)))
-        return np.nan_to_num(e / e.sum(axis, keepdims=True))
-
-    late = "the mask comes after the softmax: the weights of a position do not sum to 1"
-    yield Cause(late, {"attn.weights": masked_late})
-    yield Cause(late, {"attn.weights": masked_late}, shown={"attn.scores": unmasked})
-    words = "softmax on the wrong axis: over the queries instead of the keys"
-    yield Cause(words, {"attn.weights": lambda s: shares(s.seen["attn.scores"], -2)})
-    words = "softmax on the wrong axis: over the heads"
-    yield Cause(words, {"attn.weights": lambda s: shares(s.seen["attn.scores"], 0)})
-    yield Cause("no softmax", {"attn.weights": lambda s: _unmasked_or_zero(s.seen["attn.scores"])})
-    transposed = {"attn.z": lambda s: s.seen["attn.weights"].swapaxes(-1, -2) @ s.seen["attn.v"]}
-    yield Cause("the weights of attention are transposed before they meet the values", transposed)
-
-
-def _masked(scores: np.ndarray, diagonal: int, fill: float) -> np.ndarray:
-    """Scores under a mask that is moved by so many places: 0 is right."""
-    T, S = scores.shape[-2:]
-    return np.where(np.tri(T, S, S - T + diagonal, dtype=bool), scores, fill)
-
-
-def _unmasked_or_zero(scores: np.ndarray) -> np.ndarray:
-    return np.where(np.isneginf(scores), 0, scores)
-
-
-def _reversed(scores: Callable[..., np.ndarray]) -> Edit:
-    def edit(site: Site) -> np.ndarray:
-        T, S = site.value.shape[-2:]
-        return np.where(np.tri(T, S, S - T - 1, dtype=bool), -math.inf, scores(site, diagonal=S))
-
-    return edit
 
 
 # --- activation
 
+Function = Callable[[np.ndarray], np.ndarray]
 
-def half(x: np.ndarray) -> np.ndarray:
-    """Round to float16."""
-    with np.errstate(over="ignore"):
-        return x.astype(np.float16).astype(x.dtype)
+# The words for each activation function of a config.
+NAMES = {"gelu_new": "tanh GELU", "gelu_pytorch_tanh": "tanh GELU", "gelu": "erf GELU", "silu": "SiLU"}
+ACTIVATIONS: dict[str, Function] = {
+    "erf GELU": gelu_erf,
+    "tanh GELU": gelu,
+    "the sigmoid approximation of GELU, x sigmoid(1.702 x),": lambda x: silu(1.702 * x) / 1.702,
+    "relu": relu,
+    "SiLU": silu,
+    "tanh": np.tanh,
+    "no activation": lambda x: x,
+}
 
 
-CACHED = ("attn.k", "attn.v")
-PRODUCTS = ("attn.q", "attn.k", "attn.weights", "attn.v")  # what ggml rounds where the cache is in float16
+def activated(site: Site, function: Function) -> np.ndarray:
+    return function(site.seen["mlp.pre"])
 
 
 def half_table_gelu(x: np.ndarray) -> np.ndarray:
@@ -415,153 +165,164 @@ def half_table_gelu(x: np.ndarray) -> np.ndarray:
 
     Source: ggml, ggml_vec_gelu_f32 with GGML_GELU_FP16.
     """
-    table = half(gelu(half(x).astype(np.float32)))
+    table = to_float16(gelu(to_float16(x).astype(np.float32)))
     return np.where(x <= -10, 0, np.where(x >= 10, x, table)).astype(x.dtype)
 
 
+def rounded_to_float16(site: Site) -> np.ndarray:
+    return to_float16(site.value)
+
+
+CACHED: dict[str, Edit] = dict.fromkeys(("attn.k", "attn.v"), rounded_to_float16)
+# What ggml rounds where the cache is in float16.
+PRODUCTS: dict[str, Edit] = dict.fromkeys(("attn.q", "attn.k", "attn.weights", "attn.v"), rounded_to_float16)
+
+
 def _of_activation(config: Config) -> Iterator[Cause]:
-    names = {"gelu_new": "tanh GELU", "gelu_pytorch_tanh": "tanh GELU", "gelu": "erf GELU", "silu": "SiLU"}
-    right = names.get(config.activation_function, config.activation_function)
-    others: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "erf GELU": gelu_erf,
-        "tanh GELU": gelu,
-        "the sigmoid approximation of GELU, x sigmoid(1.702 x),": lambda x: silu(1.702 * x) / 1.702,
-        "relu": relu,
-        "SiLU": silu,
-        "tanh": np.tanh,
-        "no activation": lambda x: x,
-    }
-
-    def activated(site: Site, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        return function(site.seen["mlp.pre"])
-
-    for name, function in others.items():
+    right = NAMES.get(config.activation_function, config.activation_function)
+    for name, function in ACTIVATIONS.items():
         if name != right:
             words = f"wrong activation: {name} instead of {right}"
             yield Cause(words, {"mlp.post": partial(activated, function=function)})
-
-    def rounded(site: Site) -> np.ndarray:
-        return half(site.value)
-
-    halves: list[dict[str, Edit]] = [dict.fromkeys(names, rounded) for names in ((), CACHED, PRODUCTS)]
-    also = [
-        "",
-        ", and keys and values kept in float16",
-        ", and q, k, v and the weights of attention rounded to it, too",
-    ]
     if right == "tanh GELU":
         table: dict[str, Edit] = {"mlp.post": partial(activated, function=half_table_gelu)}
-        gelu_words = "GELU by a half-precision table (input and output rounded to float16)"
-        for more, halved in zip(also, halves, strict=True):
-            yield Cause(f"{gelu_words}{more}, as llama.cpp has it", {**table, **halved}, behind=True, coarse=True)
-    yield Cause("keys and values are kept in float16", halves[1], behind=True, coarse=True)
-    yield Cause("q, k, v and the weights of attention are rounded to float16", halves[2], behind=True, coarse=True)
-    yield Cause("the output of the activation is rounded to float16", {"mlp.post": rounded}, coarse=True)
+        also: list[tuple[str, dict[str, Edit]]] = [
+            ("", {}),
+            (", and keys and values kept in float16", CACHED),
+            (", and q, k, v and the weights of attention rounded to it, too", PRODUCTS),
+        ]
+        for more, edits in also:
+            words = f"GELU by a half-precision table (input and output rounded to float16){more}, as llama.cpp has it"
+            yield Cause(words, {**table, **edits}, behind=True, coarse=True)
+    yield Cause("keys and values are kept in float16", CACHED, behind=True, coarse=True)
+    yield Cause("q, k, v and the weights of attention are rounded to float16", PRODUCTS, behind=True, coarse=True)
+    yield Cause("the output of the activation is rounded to float16", {"mlp.post": rounded_to_float16}, coarse=True)
 
 
 # --- the other matrices: the projections into the residual stream, and the first of the MLP
 
+# Each matrix by its path: the tensor that it makes, and what it is multiplied with.
+MATRICES: dict[tuple[str, str], tuple[str, Edit]] = {
+    ("attn", "c_proj"): ("attn_out", lambda s: merge_heads(s.seen["attn.z"])),
+    ("mlp", "c_fc"): ("mlp.pre", lambda s: s.seen["ln_2"]),
+    ("mlp", "c_proj"): ("mlp_out", lambda s: s.seen["mlp.post"]),
+}
+
+
+def product(site: Site, path: tuple[str, str], bias: int = 1, transposed: bool = False) -> np.ndarray:
+    """Apply a matrix, its bias added so many times, or with its memory read in the other order."""
+    p, x = site.p[path[0]][path[1]], MATRICES[path][1](site)
+    return linear(x, reinterpreted(p["w"]) if transposed else p["w"], bias * p["b"])
+
 
 def _of_matrices() -> Iterator[Cause]:
-    inputs: dict[tuple[str, str], tuple[str, Callable[[Site], np.ndarray]]] = {
-        ("attn", "c_proj"): ("attn_out", lambda s: merge_heads(s.seen["attn.z"])),
-        ("mlp", "c_fc"): ("mlp.pre", lambda s: s.seen["ln_2"]),
-        ("mlp", "c_proj"): ("mlp_out", lambda s: s.seen["mlp.post"]),
-    }
-
-    def product(
-        site: Site, path: tuple[str, str], x: Callable[[Site], np.ndarray], bias: int, turn: bool
-    ) -> np.ndarray:
-        p = site.p[path[0]][path[1]]
-        return linear(x(site), reinterpreted(p["w"]) if turn else p["w"], bias * p["b"])
-
-    for path, (tensor, x) in inputs.items():
+    for path, (tensor, _) in MATRICES.items():
         name = ".".join(path)
-        for words, bias, turn in (
-            (f"transposed weight: {name}.w", 1, True),
-            (f"missing bias: {name}.b", 0, False),
-            (f"the bias {name}.b is added twice", 2, False),
-            (f"transposed weight: {name}.w, and its bias is missing", 0, True),
-        ):
-            edit: Edit = partial(product, path=path, x=x, bias=bias, turn=turn)
-            yield Cause(words, {tensor: edit})
+        mistaken = partial(product, path=path)
+        yield Cause(f"transposed weight: {name}.w", {tensor: partial(mistaken, transposed=True)})
+        yield Cause(f"missing bias: {name}.b", {tensor: partial(mistaken, bias=0)})
+        yield Cause(f"the bias {name}.b is added twice", {tensor: partial(mistaken, bias=2)})
+        words = f"transposed weight: {name}.w, and its bias is missing"
+        yield Cause(words, {tensor: partial(mistaken, bias=0, transposed=True)})
     yield Cause("attn.c_proj is not applied", {"attn_out": lambda s: merge_heads(s.seen["attn.z"])})
 
 
 # --- the residual stream
 
 
-def _of_residual_stream() -> Iterator[Cause]:
-    yield Cause("the residual is not added after attention", {"resid_mid": lambda s: s.seen["attn_out"]})
-    yield Cause("the residual is not added after the MLP", {"resid_post": lambda s: s.seen["mlp_out"]})
-    words = "the residual that is added after attention is the normalised one"
-    yield Cause(words, {"resid_mid": lambda s: s.seen["ln_1"] + s.seen["attn_out"]})
-    words = "the residual that is added after the MLP is the normalised one"
-    yield Cause(words, {"resid_post": lambda s: s.seen["ln_2"] + s.seen["mlp_out"]})
-    words = "the residual that is added after the MLP is the input of the layer: the output of attention is lost"
-    yield Cause(words, {"resid_post": lambda s: s.x + s.seen["mlp_out"]})
-    words = "attention and MLP are parallel, as in GPT-J: the MLP reads the input of the layer"
-    yield Cause(f"{words}, through ln_2", {"ln_2": lambda s: _normed(s, "ln_2", s.x)})
-    yield Cause(f"{words}, through ln_1", {"ln_2": lambda s: s.seen["ln_1"]})
-    centred: dict[str, Edit] = dict.fromkeys(
-        ("embed", "attn_out", "resid_mid", "mlp_out", "resid_post", "logits"),
-        lambda s: s.value - s.value.mean(-1, keepdims=True),
-    )
-    words = "the residual stream is centred, as TransformerLens does to weights: load them without processing"
-    yield Cause(words, centred)
-    yield Cause("a layer is left out", {"resid_post": lambda s: s.x})
+def centred(site: Site) -> np.ndarray:
+    return site.value - site.value.mean(-1, keepdims=True)
 
 
-# --- parameters, in all layers at once; the output
+STREAM = (
+    Cause("the residual is not added after attention", {"resid_mid": lambda s: s.seen["attn_out"]}),
+    Cause("the residual is not added after the MLP", {"resid_post": lambda s: s.seen["mlp_out"]}),
+    Cause(
+        "the residual that is added after attention is the normalised one",
+        {"resid_mid": lambda s: s.seen["ln_1"] + s.seen["attn_out"]},
+    ),
+    Cause(
+        "the residual that is added after the MLP is the normalised one",
+        {"resid_post": lambda s: s.seen["ln_2"] + s.seen["mlp_out"]},
+    ),
+    Cause(
+        "the residual that is added after the MLP is the input of the layer: the output of attention is lost",
+        {"resid_post": lambda s: s.x + s.seen["mlp_out"]},
+    ),
+    Cause(
+        "attention and MLP are parallel, as in GPT-J: the MLP reads the input of the layer, through ln_2",
+        {"ln_2": lambda s: _normed(s, "ln_2", s.x)},
+    ),
+    Cause(
+        "attention and MLP are parallel, as in GPT-J: the MLP reads the input of the layer, through ln_1",
+        {"ln_2": lambda s: s.seen["ln_1"]},
+    ),
+    Cause(
+        "the residual stream is centred, as TransformerLens does to weights: load them without processing",
+        dict.fromkeys(("embed", "attn_out", "resid_mid", "mlp_out", "resid_post", "logits"), centred),
+    ),
+    Cause("a layer is left out", {"resid_post": lambda s: s.x}),
+)
 
 
-def to_bfloat16(x: np.ndarray) -> np.ndarray:
-    """Round to bfloat16, the upper half of a float32; ties go to even.
+# --- parameters, in all layers at once
 
-    >>> to_bfloat16(np.array([1 + 2**-8, 1 + 3 * 2**-8])).tolist()
-    [1.0, 1.015625]
-    """
-    bits = x.astype(np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(x.dtype)
+Params = dict[str, Any]
 
 
-def _of_parameters(config: Config, params: dict[str, Any]) -> Iterator[Cause]:
-    roundings = {"float16": half, "bfloat16": to_bfloat16}
-    for name, function in roundings.items():
+def rounded_params(params: Params, function: Function, matrices_alone: bool) -> Params:
+    """Return parameters that were rounded: all, or the matrices alone."""
+    return map_leaves(lambda path, x: function(x) if x.ndim == 2 or not matrices_alone else x, params)
 
-        def rounded(params: dict[str, Any], function: Callable[[np.ndarray], np.ndarray] = function) -> dict[str, Any]:
-            return map_leaves(lambda path, x: function(x), params)
 
-        def some(params: dict[str, Any], function: Callable[[np.ndarray], np.ndarray] = function) -> dict[str, Any]:
-            return map_leaves(lambda path, x: function(x) if x.ndim == 2 else x, params)
+def without_biases(params: Params, norms: bool) -> Params:
+    """Return parameters without biases: all, or those of matrices alone."""
+    return map_leaves(lambda path, x: 0 * x if path.endswith(".b") and (norms or "ln_" not in path) else x, params)
 
-        yield Cause(f"the weights are rounded to half precision ({name})", {}, patch=rounded)
-        yield Cause(f"the matrices are rounded to half precision ({name}), gains and biases are not", {}, patch=some)
-    for words, norms in ("missing bias: all biases", True), ("missing bias: those of all matrices", False):
 
-        def without_biases(params: dict[str, Any], norms: bool = norms) -> dict[str, Any]:
-            return map_leaves(
-                lambda path, x: 0 * x if path.endswith(".b") and (norms or "ln_" not in path) else x, params
-            )
+def with_layers(params: Params, order: list[int]) -> Params:
+    """Return parameters with those of other layers in each layer."""
+    return {**params, "h": [params["h"][i] for i in order]}
 
-        yield Cause(words, {}, patch=without_biases)
-    if config.n_layer > 1:
-        words = "every layer has the parameters of layer 0"
-        yield Cause(words, {}, patch=lambda params: {**params, "h": [params["h"][0]] * config.n_layer})
-        words = "every layer has the parameters of the last one"
-        yield Cause(words, {}, patch=lambda params: {**params, "h": [params["h"][-1]] * config.n_layer})
-        yield Cause("the layers come in reverse order", {}, patch=lambda params: {**params, "h": params["h"][::-1]})
-    if config.n_layer > 10:
-        words = "the layers come in the order of their names as text: 0, 1, 10, 11, 2, ..."
-        order = sorted(range(config.n_layer), key=str)
-        yield Cause(words, {}, patch=lambda params: {**params, "h": [params["h"][i] for i in order]})
+
+def without_head(params: Params) -> Params:
+    return {name: x for name, x in params.items() if name != "lm_head"}
+
+
+def _of_parameters(config: Config, params: Params) -> Iterator[Cause]:
+    functions: dict[str, Function] = {"float16": to_float16, "bfloat16": to_bfloat16}
+    for name, function in functions.items():
+        patch = partial(rounded_params, function=function, matrices_alone=False)
+        yield Cause(f"the weights are rounded to half precision ({name})", {}, patch=patch)
+        words = f"the matrices are rounded to half precision ({name}), gains and biases are not"
+        yield Cause(words, {}, patch=partial(patch, matrices_alone=True))
+    yield Cause("missing bias: all biases", {}, patch=partial(without_biases, norms=True))
+    yield Cause("missing bias: those of all matrices", {}, patch=partial(without_biases, norms=False))
+    L = config.n_layer
+    if L > 1:
+        orders = {
+            "every layer has the parameters of layer 0": [0] * L,
+            "every layer has the parameters of the last one": [L - 1] * L,
+            "the layers come in reverse order": list(range(L))[::-1],
+        }
+        if L > 10:
+            words = "the layers come in the order of their names as text: 0, 1, 10, 11, 2, ..."
+            orders[words] = sorted(range(L), key=str)
+        for words, order in orders.items():
+            yield Cause(words, {}, patch=partial(with_layers, order=order))
     if "lm_head" in params:
-        words = "the output head is wte, but this model has one of its own, lm_head"
-        yield Cause(words, {}, patch=lambda params: {name: x for name, x in params.items() if name != "lm_head"})
+        yield Cause("the output head is wte, but this model has one of its own, lm_head", {}, patch=without_head)
 
-    def log_softmax(site: Site) -> np.ndarray:
-        x = site.value - site.value.max(-1, keepdims=True)
-        return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
-    yield Cause("the logits are log-probabilities: a log-softmax was applied", {"logits": log_softmax})
-    yield Cause("the logits are probabilities: a softmax was applied", {"logits": lambda s: softmax(s.value)})
+# --- the output
+
+
+def log_softmax(site: Site) -> np.ndarray:
+    x = site.value - site.value.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+OUTPUT = (
+    Cause("the logits are log-probabilities: a log-softmax was applied", {"logits": log_softmax}),
+    Cause("the logits are probabilities: a softmax was applied", {"logits": lambda s: softmax(s.value)}),
+)

@@ -76,7 +76,7 @@ def write_trace(
 
 
 def _held(name: str, x: np.ndarray) -> LazyTensor:
-    """An array as the reader of a file gives it."""
+    """Return an array as the writer of safetensors takes it; raise OptionError unless it holds numbers."""
     code = next((code for code, dtype in DTYPES.items() if code != "BF16" and dtype == x.dtype), None)
     if code is None:
         raise OptionError(f"{name}: {x.dtype}, expected numbers, such as float32 or int64: convert it")
@@ -128,7 +128,7 @@ def _read_npz(path: Path) -> Dump:
 
 
 def _flatten(name: str, value: Any, found: Dump) -> None:
-    """Add what torch.save kept, however it is nested."""
+    """Add to a dump what torch.save kept, with the keys on the way to it joined by dots."""
     if isinstance(value, LazyTensor):
         found.tensors[name] = value.read()
     elif isinstance(value, str):

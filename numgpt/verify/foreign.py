@@ -146,7 +146,7 @@ def place(name: str, x: np.ndarray, config: Config, T: int) -> dict[str, np.ndar
 def _place(
     ours: str, layer: int, axes: str, x: np.ndarray, config: Config, sizes: dict[str, int]
 ) -> dict[str, np.ndarray]:
-    """Place a tensor of one layer, or of none (-1)."""
+    """Return what a tensor of one layer, or of none (-1), holds, under our names and in our layouts."""
     if layer >= config.n_layer + (ours == "hidden.N"):
         raise Misfit(f"layer {layer}, but the model has layers 0 to {config.n_layer - 1}")
     if axes == "T3C":
@@ -189,7 +189,7 @@ def _arrange(x: np.ndarray, axes: str, target: str, sizes: dict[str, int]) -> np
 
 
 def _other_shape(shape: tuple[int, ...], axes: str, sizes: dict[str, int]) -> str:
-    """Say what is wrong with a shape."""
+    """Say what is wrong with the shape of a tensor, and what makes it so where that is known."""
     words = f"shape {shape}, expected {tuple(sizes[a] for a in axes)} [{', '.join(axes)}]"
     swapped = {**sizes, "H": sizes["D"], "D": sizes["H"]}
     if "H" in axes and shape == tuple(swapped[a] for a in axes):

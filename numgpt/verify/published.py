@@ -28,6 +28,9 @@ PUBLISHED = Path(__file__).parents[1] / "data" / "published.json"
 SAME = {"124M": "gpt2", "117M": "gpt2", "355M": "gpt2-medium", "345M": "gpt2-medium"}
 BY_SIZE = {124_439_808: "gpt2", 354_823_168: "gpt2-medium", 81_912_576: "distilgpt2"}
 
+Golden = dict[str, Any]  # a published output: id, model, kind, ids, expected, source, and what its kind needs
+Forward = Callable[..., np.ndarray]
+
 
 class Result(NamedTuple):
     """What became of one published output."""
@@ -40,8 +43,8 @@ class Result(NamedTuple):
     note: str = ""
 
 
-def read_published() -> list[dict[str, Any]]:
-    """Return the published outputs: dicts with id, model, kind, ids, expected, source and what their kind needs."""
+def read_published() -> list[Golden]:
+    """Return all published outputs that numgpt knows."""
     return json.loads(PUBLISHED.read_text(encoding="utf-8"))
 
 
@@ -64,8 +67,8 @@ def published_name(name: str, config: Config) -> str:
 def check_published(
     params: Params,
     config: Config,
-    goldens: list[dict[str, Any]],
-    forward: Callable[..., np.ndarray] = model.forward,
+    goldens: list[Golden],
+    forward: Forward = model.forward,
 ) -> Iterator[Result]:
     """Run a model on published outputs, one after the other.
 
@@ -81,53 +84,51 @@ def check_published(
             yield Result(golden["id"], golden["source"], golden["expected"], None, None, note)
             continue
         got = KINDS[golden["kind"]](golden, params, _config_of(golden, config), forward)
-        expected, tolerance = golden["expected"], golden.get("tolerance", 0)
-        passed = len(_flat(got)) == len(_flat(expected)) and all(
-            abs(a - b) <= tolerance for a, b in zip(_flat(got), _flat(expected), strict=True)
-        )
-        yield Result(golden["id"], golden["source"], expected, got, passed, golden.get("note", ""))
+        passed = _is_met(got, golden["expected"], golden.get("tolerance", 0))
+        yield Result(golden["id"], golden["source"], golden["expected"], got, passed, golden.get("note", ""))
 
 
-def text(golden: dict[str, Any], params: Params, config: Config, forward: Callable[..., np.ndarray]) -> list[int]:
-    """The ids that follow a prompt, the most likely ones unless the options say otherwise."""
+def _is_met(got: Any, expected: Any, tolerance: float) -> bool:
+    """Whether as many numbers came as were expected, each within the tolerance."""
+    a, b = _flat(got), _flat(expected)
+    return len(a) == len(b) and all(abs(x - y) <= tolerance for x, y in zip(a, b, strict=True))
+
+
+def text(golden: Golden, params: Params, config: Config, forward: Forward) -> list[int]:
+    """Return the ids that follow a prompt, the most likely ones unless the options say otherwise."""
     options = {"temperature": 0, "max_new_tokens": len(golden["expected"]), **golden["options"]}
     return list(generation.generate(golden["ids"], params, config, forward=forward, **options))
 
 
-def top_logit(golden: dict[str, Any], params: Params, config: Config, forward: Callable[..., np.ndarray]) -> list[Any]:
-    """The likeliest next token, and its logit."""
+def top_logit(golden: Golden, params: Params, config: Config, forward: Forward) -> list[Any]:
+    """Return the likeliest next token, and its logit."""
     logits = forward(golden["ids"], params, config)[-1]
     return [int(logits.argmax()), float(logits.max())]
 
 
-def log_probabilities(
-    golden: dict[str, Any], params: Params, config: Config, forward: Callable[..., np.ndarray]
-) -> list[float]:
-    """The log-probability of each token of a continuation."""
-    return _log_probabilities([*golden["ids"], *golden["continuation"]], params, config, forward)[
-        -len(golden["continuation"]) :
-    ]
+def log_probabilities(golden: Golden, params: Params, config: Config, forward: Forward) -> list[float]:
+    """Return the log-probability of each token of a continuation."""
+    ids, continuation = golden["ids"], golden["continuation"]
+    return _log_probabilities([*ids, *continuation], params, config, forward)[-len(continuation) :]
 
 
-def loss(golden: dict[str, Any], params: Params, config: Config, forward: Callable[..., np.ndarray]) -> float:
-    """The mean cross-entropy of the next token. In `rows` [B, T] each row is a text of its own."""
+def loss(golden: Golden, params: Params, config: Config, forward: Forward) -> float:
+    """Return the mean cross-entropy of the next token. In `rows` [B, T] each row is a text of its own."""
     ids = golden["ids"]
     rows, length = golden.get("rows", [1, len(ids) - 1])
     texts = [ids[i * length : (i + 1) * length + 1] for i in range(rows)]
     return -float(np.mean([_log_probabilities(text, params, config, forward) for text in texts]))
 
 
-def attention(
-    golden: dict[str, Any], params: Params, config: Config, forward: Callable[..., np.ndarray]
-) -> list[list[float]]:
-    """Some rows of the attention of the first head."""
+def attention(golden: Golden, params: Params, config: Config, forward: Forward) -> list[list[float]]:
+    """Return some rows of the attention of the first head."""
     seen: dict[str, np.ndarray] = {}
     model.forward(golden["ids"], params, config, record=lambda name, x: seen.setdefault(name, x))
     weights = seen["h.0.attn.weights"][0]
     return [weights[row, : row + 1].tolist() for row in golden["rows"]]
 
 
-KINDS: dict[str, Callable[..., Any]] = {
+KINDS: dict[str, Callable[[Golden, Params, Config, Forward], Any]] = {
     "text": text,
     "top_logit": top_logit,
     "log_probabilities": log_probabilities,
@@ -136,14 +137,13 @@ KINDS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _log_probabilities(
-    ids: list[int], params: Params, config: Config, forward: Callable[..., np.ndarray]
-) -> list[float]:
+def _log_probabilities(ids: list[int], params: Params, config: Config, forward: Forward) -> list[float]:
+    """Return the log-probability of each id after the first."""
     probabilities = softmax(forward(ids[:-1], params, config).astype(np.float64))
     return [math.log(row[i]) for row, i in zip(probabilities, ids[1:], strict=True)]
 
 
-def _config_of(golden: dict[str, Any], config: Config) -> Config:
+def _config_of(golden: Golden, config: Config) -> Config:
     return config._replace(activation_function=golden.get("activation_function", config.activation_function))
 
 

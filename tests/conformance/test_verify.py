@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 import numgpt
 from numgpt.checkpoint.export import convert
+from numgpt.hub.folders import locate
 from numgpt.verify.dump import Dump, read_dump
 from numgpt.verify.report import compare
 
@@ -48,7 +49,7 @@ def folders(tmp_path_factory):
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**SIZES, bos_token_id=60, eos_token_id=60)).eval()
     make_reference.spread(model, np.random.default_rng(0))
     model.save_pretrained(place / "wide")
-    convert("storyteller", place / "trained")
+    convert(locate("storyteller"), place / "trained")
     return {
         "wide": (place / "wide", [3, 1, 41, 59, 26, 5, 35]),
         "trained": (place / "trained", [46, 1198, 2402, 257, 640]),

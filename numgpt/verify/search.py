@@ -1,0 +1,247 @@
+"""Which mistake explains the first difference: each of causes.py is tried, in every layer and in each alone."""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from numgpt.trace import layer_and_base, trace_shapes
+from numgpt.verify.causes import all_causes, wrong_epsilon
+from numgpt.verify.noise import WIDEN, Comparison, Gap, noise_of, widest
+from numgpt.verify.passes import (
+    NORMS,
+    QKV,
+    Attempt,
+    Cause,
+    Site,
+    Stop,
+    attempts,
+    attempts_in_one,
+    is_in,
+    norm_input,
+    run,
+)
+from numgpt.verify.solve import search_eps, solve_eps
+
+
+class Leftover(NamedTuple):
+    """What a mistake leaves of the difference of a tensor."""
+
+    gap: Gap
+    noise: Gap  # in the precision of the dump
+
+    @property
+    def over_noise(self) -> float:
+        return self.gap.over(self.noise)
+
+    @property
+    def squares(self) -> float:
+        """What is left in squares of the noise: 1 where it is nothing but rounding."""
+        return (self.gap.rms / self.noise.rms) ** 2 if self.gap.rms else 0.0
+
+
+class Fit(NamedTuple):
+    """How well a mistake explains a dump."""
+
+    words: str
+    explained: int  # how many tensors, from the first, come out as in the dump
+    over_noise: float  # what is left of the first difference
+    squares: float  # the mean of what is left of those explained, in squares of the noise
+    then: str | None  # the first tensor that it does not explain
+    likeness: float | None  # of a mistake that rounds: of the difference that it makes to that of the dump
+
+    @property
+    def explains(self) -> bool:
+        """Whether it brings the first difference down to the noise."""
+        return self.over_noise <= WIDEN
+
+
+class Search:
+    """The search for the mistake behind the first tensor of a dump that differs."""
+
+    def __init__(self, comparison: Comparison, first: str) -> None:
+        self.comparison, self.first = comparison, first
+        self.config, self.found, self.truth = comparison.config, comparison.found, comparison.truth
+        self.fits: list[Fit] = []
+
+    def explain(self) -> list[str]:
+        """Return the mistakes that explain the first difference, best first; none if none does.
+
+        What touches a tensor behind the last that agrees is tried first, then the rest: few dumps need it.
+        """
+        near: list[Cause] = []
+        far: list[Cause] = []
+        window, layers = self.window(), self.layers()
+        for cause in all_causes(self.config, self.comparison.params64, self.solved_eps()):
+            (near if cause.patch or window & {*cause.edits, *cause.shown} else far).append(cause)
+        for causes in near, far:
+            self.try_all(attempt for cause in causes for attempt in attempts(cause, self.config))
+            if any(map(self.is_whole, self.fits)):
+                return likeliest(self.fits)
+            self.try_all(attempt for cause in causes for attempt in attempts_in_one(cause, self.config, layers))
+            if any(fit.explains for fit in self.fits):
+                return likeliest(self.fits)
+        self.try_all(attempts(wrong_epsilon(self.config, search_eps(self.left_by_eps)), self.config))
+        return likeliest(self.fits) if any(fit.explains for fit in self.fits) else []
+
+    def nearest(self) -> Fit | None:
+        """Return what leaves least of the first difference, of what was tried and lessened it."""
+        return min(self.fits, key=lambda fit: fit.over_noise, default=None)
+
+    def is_whole(self, fit: Fit) -> bool:
+        """Whether a mistake explains the whole dump, and so well that it needs no rival."""
+        return fit.explained == len(self.found) and fit.squares <= 9.0  # squares of the noise
+
+    # --- where to look
+
+    def last_agreed(self) -> str | None:
+        """Return the tensor of the dump before the first that differs."""
+        names = list(self.found)
+        return names[names.index(self.first) - 1] if names[0] != self.first else None
+
+    def window(self) -> set[str]:
+        """Return what is computed after the last tensor that agrees, up to the first that differs; without layers."""
+        names, last = list(trace_shapes(self.config, 1)), self.last_agreed()
+        start = names.index(last) + 1 if last else 0
+        window = {layer_and_base(name)[1] for name in names[start : names.index(self.first) + 1]}
+        return window | {*QKV, "attn.scores"} if last and self.found[last].veiled else window
+
+    def layers(self) -> range:
+        """Return the layers in which a mistake can be that shows in the first that differs, but in none before it."""
+        last = self.last_agreed()
+        start = layer_and_base(last)[0] if last else 0
+        end = layer_and_base(self.first)[0]
+        if end is None:
+            end = 0 if self.first == "embed" else self.config.n_layer - 1
+        return range(start or 0, end + 1)
+
+    # --- an epsilon computed from the tensors
+
+    def solved_eps(self) -> float | None:
+        """Return the epsilon that gives the first difference, if that is a layer norm."""
+        base = layer_and_base(self.first)[1]
+        if base not in NORMS:
+            return None
+        site = self.site()
+        return solve_eps(norm_input(base, site), self.found[self.first].x, **site.p[base])
+
+    def left_by_eps(self, eps: float) -> float:
+        """Return how much of the first difference is left with another epsilon in all layer norms."""
+        made = self.run(Attempt(wrong_epsilon(self.config, eps), is_in, ""))
+        return self.comparison.gap(self.first, made[self.first]).rms
+
+    def site(self) -> Site:
+        """Return the place in our pass of the first tensor that differs: what it is computed from."""
+        sites: list[Site] = []
+
+        def look(site: Site) -> np.ndarray:
+            sites.append(site)
+            return site.value
+
+        layer, base = layer_and_base(self.first)
+        look_there = Attempt(Cause("", {base: look}), partial(is_in, layer=layer, base=base), "")
+        self.run(look_there, stop=lambda name, x: name == self.first)
+        return sites[0]
+
+    # --- one attempt
+
+    def try_all(self, attempts: Iterable[Attempt]) -> None:
+        """Add how well each fits to `fits`, of those that lessen the first difference by much."""
+        with np.errstate(all="ignore"):  # a mistake may make numbers that overflow
+            for attempt in attempts:
+                if self.is_promising(attempt) and (fit := self.fit(attempt)):
+                    self.fits.append(fit)
+
+    def run(self, attempt: Attempt, single: bool = False, stop: Stop | None = None) -> dict[str, np.ndarray]:
+        """Run the model with a mistake in it: in float64, or in float32 where it is a single-precision pass."""
+        ours = self.comparison
+        params = ours.params32 if single else ours.params64
+        return run(ours.ids, params, self.config, self.found, attempt.cause, attempt.where, stop=stop)
+
+    def is_promising(self, attempt: Attempt) -> bool:
+        """Look quickly whether a mistake lessens the first difference by much, or makes one that is like it.
+
+        The pass ends at the first difference, or before it where a tensor that agreed does not with the mistake.
+        """
+        ours, cause = self.comparison, attempt.cause
+        slack = 30.0  # times WIDEN: the noise of a pass with the mistake is not measured yet
+
+        def stop(name: str, x: np.ndarray) -> bool:
+            return name == self.first or (not cause.coarse and ours.over_noise(name, x) > slack * WIDEN)
+
+        made = self.run(attempt, single=ours.scale >= 1 and not cause.coarse, stop=stop)
+        if self.first not in made:
+            return False
+        if cause.coarse:  # it can't be met exactly: values on an edge between two numbers go either way
+            return self.likeness(made[self.first]) >= 0.6
+        before, after = (ours.gap(self.first, x[self.first]).rms for x in (self.truth, made))
+        return after <= 0.3 * before if np.isfinite(before) else bool(np.isfinite(after))
+
+    def fit(self, attempt: Attempt) -> Fit | None:
+        """Return how well a mistake explains the dump; None if a tensor before the first difference parts with it."""
+        in64, in32 = self.run(attempt), self.run(attempt, single=True)
+        leftovers: dict[str, Leftover] = {}
+        then = None
+        for name in in64:
+            leftovers[name] = self.leftover(name, in64[name], in32[name], attempt.cause.coarse)
+            if leftovers[name].over_noise > WIDEN:
+                then = name
+                break
+        if self.first not in leftovers:
+            return None
+        explained = [leftover.squares for name, leftover in leftovers.items() if name != then]
+        likeness = self.likeness(in64[self.first]) if attempt.cause.coarse else None
+        return Fit(
+            attempt.words,
+            explained=len(explained),
+            over_noise=leftovers[self.first].over_noise,
+            squares=float(np.mean(explained or np.inf)),
+            then=then,
+            likeness=likeness,
+        )
+
+    def leftover(self, name: str, in64: np.ndarray, in32: np.ndarray, coarse: bool) -> Leftover:
+        """Return what is left of the difference of a tensor, from passes with a mistake in both precisions."""
+        ours = self.comparison
+        noise = widest(noise_of(name, [in32], in64), ours.noise[name])
+        if coarse:  # where few values go the other way, they may leave 2 % of the difference
+            allowed = ours.gap(name, self.truth[name]).times(0.02)
+            noise = Gap(*map(max, noise, allowed))
+        return Leftover(ours.gap(name, in64), noise.times(ours.scale))
+
+    def likeness(self, x: np.ndarray) -> float:
+        """Return the correlation of two differences from what is right, of x and of the first tensor that differs."""
+        theirs, right = self.found[self.first].x, self.truth[self.first]
+        known = np.isfinite(right)
+        made, found = ((y - right)[known] if y.shape == right.shape else np.zeros(0) for y in (x, theirs))
+        if made.shape != found.shape or not made.any() or not np.isfinite(found).all():
+            return 0.0
+        return float((made * found).sum() / np.sqrt((made * made).sum() * (found * found).sum()))
+
+
+# --- the verdict
+
+
+def likeliest(fits: list[Fit]) -> list[str]:
+    """Say which mistakes explain most, best first; of those that do so equally well, as they are listed."""
+    good = [fit for fit in fits if fit.explains]
+    good = [fit for fit in good if fit.likeness is None] or good
+    most = max(fit.explained for fit in good)
+    good = [fit for fit in good if fit.explained == most]
+    if good[0].likeness is not None:
+        return [sentence(max(good, key=lambda fit: fit.likeness or 0))]
+    least = min(fit.squares for fit in good)
+    good = [fit for fit in good if fit.squares <= 4.0 * (1 + least)]  # what leaves more is no rival
+    equal = 1.1 * least + 0.1  # what leaves less is as good as the best
+    good.sort(key=lambda fit: max(fit.squares, equal))
+    return list(dict.fromkeys(sentence(fit) for fit in good))
+
+
+def sentence(fit: Fit) -> str:
+    """Say how well a mistake explains a dump."""
+    remaining = f"with it the difference falls to {fit.over_noise:.2g} times the noise"
+    if fit.likeness is not None and fit.likeness < 0.99:
+        remaining = f"the difference that it makes correlates with that of the dump by {fit.likeness:.2f}"
+    then = f"; behind it {fit.then} differs first, by another" if fit.then else ""
+    return f"{fit.words} ({remaining}{then})"

@@ -1,0 +1,123 @@
+"""Each planted mistake is found in the tensor where it is made, and called by its name.
+
+The mistakes are made by tests/support/broken.py, a GPT-2 of its own that shares no code with numgpt. Of what takes
+long, some cases are here and all of them in tests/conformance/test_verify_bugs.py; live programs are in test_verify.py
+there.
+"""
+
+import re
+
+import numpy as np
+import pytest
+from support.broken import BUGS, dump
+from support.dumps import IDS, NEEDS, ONCE, WORDS, check, first_tensor, storyteller, wide
+
+
+@pytest.mark.parametrize("bug", list(BUGS)[::3])
+def test_a_bug_in_every_layer_is_found_in_the_right_tensor_and_named(bug):
+    model = wide(**NEEDS.get(bug, {}))
+    tensors = dump(IDS, model.params, model.config, bug, dtype=np.float32)
+    report = check(model, IDS, tensors)
+    assert not report.passed
+    assert report.rows[-1].name == first_tensor(bug, 1 if bug == "no inverse layer" else 0)
+    assert all(row.passed for row in report.rows[:-1])
+    assert report.left == len(tensors) - len(report.rows)
+    assert WORDS[bug] in report.causes[0]
+    assert "in layer" not in report.causes[0]
+    assert "differs first" not in report.causes[0]  # it explains all that follows, too
+
+
+@pytest.mark.parametrize("bug", list(BUGS)[::12])
+def test_a_bug_in_every_layer_is_named_by_the_logits_alone(bug):
+    model = wide(**NEEDS.get(bug, {}))
+    logits = dump(IDS, model.params, model.config, bug, dtype=np.float32)["logits"]
+    report = check(model, IDS, {"logits": logits})
+    assert report.rows[-1].name == "logits"
+    assert WORDS[bug] in report.causes[0]
+
+
+IN_A_LAYER = [bug for bug in BUGS if BUGS[bug] not in ONCE]
+
+
+@pytest.mark.parametrize("bug", IN_A_LAYER[::12])
+@pytest.mark.thorough
+def test_a_bug_in_one_layer_is_found_there(bug):
+    model = wide(**NEEDS.get(bug, {}))
+    small = bug in ("epsilon 1e-6", "epsilon 1e-12")  # so near to the rounding of float32 there that it may pass for it
+    tensors = dump(IDS, model.params, model.config, bug, layer=2, dtype=np.float64 if small else np.float32)
+    report = check(model, IDS, tensors)
+    assert report.rows[-1].name == first_tensor(bug, 2)
+    assert WORDS[bug] in report.causes[0]
+    assert re.search(r"layer 2 alone|h\.2\.\S+ alone", report.causes[0])
+
+
+BY_LOGITS = ["erf", "no scale", "transposed attn.c_proj", "order k q v", "unbiased variance"]
+
+
+@pytest.mark.parametrize("bug", BY_LOGITS[:1])
+def test_a_bug_in_one_layer_is_named_by_the_logits_alone(bug):
+    model = wide()
+    logits = dump(IDS, model.params, model.config, bug, layer=1, dtype=np.float32)["logits"]
+    [cause, *_] = check(model, IDS, {"logits": logits}).causes
+    assert WORDS[bug] in cause
+    assert "in layer 1 alone" in cause
+
+
+TRAINED = ["position offset 1", "epsilon 1e-6", "unbiased variance", "order k q v", "heads [T, D, H]", "no scale"]
+TRAINED += ["mask sees next", "transposed attn.c_proj", "erf", "half table", "bfloat16 weights"]
+
+
+@pytest.mark.parametrize("bug", TRAINED[-2:-1])
+def test_bugs_are_named_in_a_trained_model(bug):
+    model, ids = storyteller()
+    report = check(model, ids, dump(ids, model.params, model.config, bug, dtype=np.float32))
+    assert report.rows[-1].name == first_tensor(bug, 0)
+    assert WORDS[bug] in report.causes[0]
+
+
+@pytest.mark.parametrize("bug", ["epsilon 1e-12", "erf", "half table", "mask hides self"])
+def test_bugs_are_named_in_float64_where_they_are_far_above_the_noise(bug):
+    model = wide()
+    report = check(model, IDS, dump(IDS, model.params, model.config, bug))
+    assert report.precision == "float64"
+    assert report.rows[-1].name == first_tensor(bug, 0)
+    assert WORDS[bug] in report.causes[0]
+    assert report.rows[-1].times > 1e8
+
+
+def test_a_second_bug_behind_the_first_is_told_of():
+    model = wide()
+    tensors = dump(IDS, model.params, model.config, "no scale", layer=0, dtype=np.float32)
+    tensors["h.1.mlp.post"] = tensors["h.1.mlp.post"] + np.float32(0.5)
+    [cause, *_] = check(model, IDS, tensors).causes
+    assert cause.startswith("missing 1/sqrt(D)")
+    assert "behind it h.1.mlp.post differs first, by another" in cause
+
+
+def test_scores_dumped_before_the_mask_are_told_from_a_missing_mask():
+    model = wide()
+    tensors = dump(IDS, model.params, model.config, dtype=np.float32)
+    for layer in range(3):
+        tensors[f"h.{layer}.attn.scores"] = dump(IDS, model.params, model.config, "no mask", layer, np.float32)[
+            f"h.{layer}.attn.scores"
+        ]
+    tensors = {name: x for name, x in tensors.items() if "h.1" not in name and "h.2" not in name}
+    [cause, *_] = check(model, IDS, tensors).causes
+    assert cause.startswith("the scores were dumped before the mask, which itself is right")
+
+
+def test_as_many_heads_as_a_head_has_features_are_known_by_their_shape_and_from_the_logits():
+    """q.view(T, D, H).transpose(0, 1): D heads of size H, on the way, and something of the right shape at the end."""
+    model = wide()
+    other = model.config._replace(n_head=model.config.head_size)
+    tensors = dump(IDS, model.params, other, dtype=np.float32)
+    words = "heads split on the wrong axis: [T, C] is reshaped to [T, D, H], and taken as D heads of size H"
+    report = check(model, IDS, tensors)
+    assert report.rows[-1].name == "h.0.attn.q"
+    assert words in report.causes[0]
+    assert words in check(model, IDS, {"h.0.attn.q": tensors["h.0.attn.q"]}).causes[0]
+    assert words in check(model, IDS, {"logits": tensors["logits"]}).causes[0]
+    modules = {"transformer.h.0.attn.attn_dropout": tensors["h.0.attn.weights"], "lm_head": tensors["logits"]}
+    report = check(model, IDS, modules)
+    assert report.rows[-1].name == "h.0.attn.weights"
+    assert words in report.causes[0]
