@@ -12,7 +12,8 @@ speculation.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,8 @@ def min_p(logits: np.ndarray, p: float) -> np.ndarray:
     return np.where(logits < logits.max() + math.log(p), -math.inf, logits) if p else logits
 
 
-class OfLogits(NamedTuple):
+@dataclass(frozen=True)
+class OfLogits:
     """A control that looks at the logits alone: one of the functions above, with its setting.
 
     >>> OfLogits(top_k, 1)(np.array([1.0, 3.0]), [7, 8])
