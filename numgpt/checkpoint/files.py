@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BufferedReader, BufferedWriter
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -96,25 +96,6 @@ def opened(path: Path) -> Iterator[BufferedReader]:
         raise wrong(path, "no such file", "check the path, or download it") from None
     except OSError as error:
         raise wrong(path, f"can't be read: {error.strerror}", "check the path and its permissions") from error
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[BufferedWriter]:
-    """Open a file that takes its name when it is whole; what was there before stays until then.
-
-    What the system refuses is a CheckpointError, and then no part is left.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise wrong(path, f"can't be written: {error.strerror}", "free some space, or write elsewhere") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def version_of(file: BufferedReader) -> tuple[int, int]:

@@ -38,6 +38,7 @@ from typing import Any
 
 import numpy as np
 
+from numgpt.checkpoint.disk import written_whole
 from numgpt.checkpoint.files import (
     DAMAGED,
     DTYPES,
@@ -52,7 +53,6 @@ from numgpt.checkpoint.files import (
     read_array,
     read_shards,
     version_of,
-    written_whole,
     wrong,
 )
 from numgpt.checkpoint.tensors import LazyTensor

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numgpt.checkpoint.files import DTYPES, is_str_map, opened, written_whole, wrong
+from numgpt.checkpoint.disk import written_whole
+from numgpt.checkpoint.files import DTYPES, is_str_map, opened, wrong
 from numgpt.checkpoint.safetensors import read_header, write_safetensors
 from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.errors import OptionError
