@@ -19,16 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from numgpt.checkpoint.tensors import LazyTensor
+from numgpt.checkpoint.tensors import DTYPES, LazyTensor
 from numgpt.errors import CheckpointError
 
-# How the file stores each dtype. NumPy has no BF16, the upper half of a float32.
-DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"),
-    "I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1"),
-    "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?"),
-}  # fmt: skip
 MAX_HEADER = 100_000_000  # bytes; the official reader's limit too
 MAX_SMALL = 50_000_000  # bytes of a config or a vocabulary; the largest of GPT-2's has 1.4 million
 MAX_AXES = 64  # NumPy's limit

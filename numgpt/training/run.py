@@ -28,9 +28,8 @@ from numgpt.checkpoint.disk import try_lock
 from numgpt.checkpoint.export import convert
 from numgpt.checkpoint.files import parse_json, wrong
 from numgpt.checkpoint.names import hub_name
-from numgpt.checkpoint.reading import read_config
 from numgpt.checkpoint.safetensors import read_header, write_safetensors
-from numgpt.checkpoint.settings import config_to_json
+from numgpt.checkpoint.settings import config_to_json, read_config
 from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.checkpoint.vocabulary import from_folder, write_vocabulary
 from numgpt.checks import check_count

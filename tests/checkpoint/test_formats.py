@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from support.checkpoints import (
 from support.hub import Hub
 
 import numgpt
+from numgpt.checkpoint import safetensors
 from numgpt.checkpoint.export import convert
-from numgpt.checkpoint.formats import find_weights, open_tensors
+from numgpt.checkpoint.formats import find_weights, format_of, look_at, open_weights
 from numgpt.checkpoint.reading import open_checkpoint
 from numgpt.checkpoint.vocabulary import gpt2
 from numgpt.cli import main as cli
@@ -119,7 +121,7 @@ def test_a_file_of_torch_is_the_same_model(tmp_path, expected, write):
     folder.mkdir()
     write_json(folder / "config.json", {**CONFIG, "n_inner": None})
     write(folder / "pytorch_model.bin", *saved(tensors_of_4c()))
-    assert open_tensors(folder / "pytorch_model.bin").kind == "pytorch"
+    assert open_weights(folder / "pytorch_model.bin").kind == "pytorch"
     assert_same(numgpt.load(folder), expected)
 
 
@@ -143,7 +145,7 @@ def test_an_axis_of_one_that_is_the_models_own_is_not_taken_away(tmp_path):
 
 def test_nanogpts_checkpoint_is_the_same_model_with_the_exact_gelu(tmp_path, expected):
     path = write_nanogpt(tmp_path / "ckpt.pt", tensors_of_4c())
-    assert open_tensors(path).kind == "nanogpt"
+    assert open_weights(path).kind == "nanogpt"
     assert_same(numgpt.load(path), expected, activation_function="gelu")
     assert_same(numgpt.load(tmp_path), expected, activation_function="gelu")
 
@@ -205,7 +207,7 @@ def test_the_length_of_a_header_may_look_like_another_kind(tmp_path, low_byte):
     text = text.ljust(256 + low_byte)
     (tmp_path / "model").write_bytes(len(text).to_bytes(8, "little") + text + b"\7")
     assert (tmp_path / "model").read_bytes()[0] == low_byte
-    assert open_tensors(tmp_path / "model").kind == "safetensors"
+    assert format_of(look_at(tmp_path / "model")) is safetensors
 
 
 def test_an_index_may_have_its_second_brace_where_safetensors_has_its_first(tmp_path, expected):
@@ -281,7 +283,7 @@ def test_a_file_of_another_kind_is_refused_by_name(tmp_path, start, message):
     path = tmp_path / "model.bin"
     path.write_bytes(start)
     with pytest.raises(CheckpointError, match=message):
-        open_tensors(path)
+        open_weights(path)
 
 
 # ---- writing
@@ -330,7 +332,7 @@ def test_a_conversion_takes_the_tokenizer_along(tmp_path):
 def test_a_conversion_writes_gpt2s_vocabulary_as_the_hub_has_it(tmp_path):
     path = write_nanogpt(tmp_path / "ckpt.pt", hub_tensors(vocab_size=50257, n_inner=24), vocab_size=50257)
     target = convert(path, tmp_path / "target")
-    assert (target / "merges.txt").read_bytes() == (numgpt.models.HERE / "data" / "vocab.bpe").read_bytes()
+    assert (target / "merges.txt").read_bytes() == (Path(numgpt.__file__).parent / "data" / "vocab.bpe").read_bytes()
     assert numgpt.load(target).tokenizer.vocabulary == gpt2().vocabulary
     assert numgpt.load(target).tokenizer.special_tokens == gpt2().special_tokens
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from support.checkpoints import hub_tensors, layouts, masked_bias, masks, prefixed, raw
 
-from numgpt.checkpoint.names import hub_name, match_params, read_params
+from numgpt.checkpoint.memory import read_params
+from numgpt.checkpoint.names import hub_name, match_params
 from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.config import Config
 from numgpt.errors import CheckpointError
@@ -119,7 +120,7 @@ def test_each_parameter_is_read_once_and_a_mask_never(layout):
 
 
 def test_the_largest_tensors_are_read_first(monkeypatch):
-    monkeypatch.setattr("numgpt.checkpoint.names.READERS", 1)
+    monkeypatch.setattr("numgpt.checkpoint.memory.READERS", 1)
     spy = Spy(hub_tensors())
     read_params(*match_params(spy.tensors, TINY, "x"))
     sizes = [spy.tensors[name].shape for name in spy.reads]
