@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedWriter
 from pathlib import Path
 from typing import IO
@@ -28,7 +28,8 @@ def written_whole(path: Path) -> Iterator[BufferedWriter]:
     except OSError as error:
         raise _unwritten(path, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none, or not even a folder
+            part.unlink()
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from numgpt.checkpoint.files import parse_json, wrong
 from numgpt.checkpoint.names import hub_name
 from numgpt.checkpoint.safetensors import read_header, write_safetensors
 from numgpt.checkpoint.settings import config_to_json, read_config
-from numgpt.checkpoint.tensors import LazyTensor
+from numgpt.checkpoint.tensors import tensor_of
 from numgpt.checkpoint.vocabulary import from_folder, write_vocabulary
 from numgpt.checks import check_count
 from numgpt.config import Config
@@ -132,11 +132,6 @@ def save(folder: Path, state: State, record: dict[str, Any]) -> None:
         raise wrong(folder, f"can't be written: {error.strerror}", "free some space, or write elsewhere") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def tensor_of(x: np.ndarray) -> LazyTensor:
-    """A parameter as the writer of files takes it."""
-    return LazyTensor({"float32": "F32", "float64": "F64"}[x.dtype.name], x.shape, lambda: x)
 
 
 def create(folder: Path, model: Model, record: dict[str, Any], start: str | None) -> State:

@@ -1,5 +1,6 @@
 """Any format in, the same model out: told from the content, read, renamed, and written as a Hub folder."""
 
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -11,19 +12,22 @@ from support import bundles, pickles
 from support.checkpoints import (
     CONFIG,
     SIZES,
+    TOKENS,
     hub_tensors,
     write_checkpoint,
     write_json,
     write_safetensors,
+    write_shards,
     write_tokenizer,
 )
 from support.hub import Hub
 
 import numgpt
 from numgpt.checkpoint import safetensors
+from numgpt.checkpoint.contract import Opened
 from numgpt.checkpoint.export import convert
-from numgpt.checkpoint.formats import find_weights, format_of, look_at, open_weights
-from numgpt.checkpoint.reading import open_checkpoint
+from numgpt.checkpoint.formats import FORMATS, find_weights, format_of, look_at, module_of, open_weights
+from numgpt.checkpoint.reading import find_tokenizer, open_checkpoint
 from numgpt.checkpoint.vocabulary import gpt2
 from numgpt.cli import main as cli
 from numgpt.errors import CheckpointError
@@ -92,6 +96,24 @@ def write_nanogpt(path, tensors, **model_args):
     code, storages = saved(nanogpt(tensors))
     write_zip(path, {"model": code, "model_args": {**MODEL_ARGS, **model_args}, "iter_num": 7}, storages)
     return path
+
+
+def write_shards_of_torch(folder, tensors):
+    write_json(folder / "config.json", {**CONFIG, "n_inner": None})
+    names, weight_map = list(tensors), {}
+    for k in range(2):
+        file = f"pytorch_model-{k + 1:05}-of-00002.bin"
+        write_zip(folder / file, *saved({name: tensors[name] for name in names[k::2]}))
+        weight_map |= dict.fromkeys(names[k::2], file)
+    return write_json(folder / "pytorch_model.bin.index.json", {"weight_map": weight_map})
+
+
+def write_openai_named_by_its_checkpoint_file(folder, tensors):
+    index = write_openai(folder, tensors) / "model.ckpt.index"
+    for path in index, index.with_name("model.ckpt.data-00000-of-00001"):
+        path.rename(path.with_name(path.name.replace("model.ckpt", "model-7")))
+    (folder / "checkpoint").write_text('model_checkpoint_path: "/elsewhere/model-7"\n')
+    return folder / "checkpoint"
 
 
 def assert_same(model, expected, **config):
@@ -221,13 +243,7 @@ def test_an_index_may_have_its_second_brace_where_safetensors_has_its_first(tmp_
 
 
 def test_shards_of_torch_are_one_model(tmp_path, expected):
-    write_json(tmp_path / "config.json", {**CONFIG, "n_inner": None})
-    names, weight_map = list(tensors_of_4c()), {}
-    for k in range(2):
-        file = f"pytorch_model-{k + 1:05}-of-00002.bin"
-        write_zip(tmp_path / file, *saved({name: tensors_of_4c()[name] for name in names[k::2]}))
-        weight_map |= dict.fromkeys(names[k::2], file)
-    write_json(tmp_path / "pytorch_model.bin.index.json", {"weight_map": weight_map})
+    write_shards_of_torch(tmp_path, tensors_of_4c())
     assert_same(numgpt.load(tmp_path), expected)
     (tmp_path / "pytorch_model-00002-of-00002.bin").unlink()
     with pytest.raises(CheckpointError, match=r"shards are missing.*pytorch_model-00002-of-00002\.bin"):
@@ -242,6 +258,72 @@ def test_what_is_left_over_or_missing_is_said_in_one_message_for_every_format(tm
     for path in tmp_path / "tf", tmp_path / "ckpt.pt":
         with pytest.raises(CheckpointError, match=r"missing: ln_f\.b; left over: score\.weight$"):
             numgpt.load(path)
+
+
+# Of each file name in the table, and of each ending: what writes it into a folder, with all that belongs to it.
+CONFIGURED = {**CONFIG, "n_inner": None}
+SAMPLES = {
+    "model.safetensors": lambda folder, x: write_checkpoint(folder, x, CONFIGURED),
+    "model.safetensors.index.json": lambda folder, x: write_shards(folder, x, CONFIGURED),
+    "pytorch_model.bin": lambda folder, x: write_zip(
+        write_json(folder / "config.json", CONFIGURED).with_name("pytorch_model.bin"), *saved(x)
+    ),
+    "pytorch_model.bin.index.json": write_shards_of_torch,
+    "ckpt.pt": lambda folder, x: write_nanogpt(folder / "ckpt.pt", x),
+    "checkpoint": write_openai_named_by_its_checkpoint_file,
+    "model.ckpt.index": write_openai,
+    ".safetensors": lambda folder, x: write_checkpoint(folder, x, CONFIGURED, name="any.safetensors"),
+    ".bin": lambda folder, x: write_nanogpt(folder / "any.bin", x),
+    ".pt": lambda folder, x: write_nanogpt(folder / "any.pt", x),
+    ".pth": lambda folder, x: write_nanogpt(folder / "any.pth", x),
+}
+
+
+@pytest.mark.parametrize(
+    ("format", "name"), [(format, name) for format in FORMATS for name in (*format.names, *format.endings)]
+)
+def test_a_folder_of_each_kind_is_found_told_and_opened(tmp_path, expected, format, name):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    SAMPLES[name](folder, tensors_of_4c())
+    found = find_weights(folder)
+    assert found.name.endswith(name)
+    assert [other for other in FORMATS if module_of(other).is_mine(look_at(found))] == [format]
+    opened = module_of(format).open_weights(look_at(found))
+    assert isinstance(opened, Opened)
+    assert opened.weights.parent == opened.folder == folder
+    assert len(opened.tensors) == len(opened.hub_tensors)
+    assert (opened.check is not None) == (format.module == "tensorflow")
+    assert_same(numgpt.load(folder), expected, activation_function=opened.config.activation_function)
+    assert [opened.kind for opened in (open_checkpoint(folder), open_checkpoint(found))] == [opened.kind] * 2
+
+
+def test_every_format_of_the_table_has_the_same_two_functions():
+    for format in FORMATS:
+        module = module_of(format)
+        assert list(inspect.signature(module.is_mine).parameters) == ["glance"]
+        assert list(inspect.signature(module.open_weights).parameters) == ["glance"]
+        assert module.is_mine(look_at(Path("no such file"))) is False
+
+
+def test_what_lies_beside_the_tensors_is_left_out_and_told(tmp_path):
+    code, storages = saved(tensors_of_4c())
+    write_json(tmp_path / "config.json", {**CONFIG, "n_inner": None})
+    write_zip(tmp_path / "x.pt", {"model_state_dict": code, "optimizer": {"lr": 0.1}, "epoch": 3}, storages)
+    opened = open_checkpoint(tmp_path)
+    assert opened.left_out == {"optimizer": "beside the state dict", "epoch": "beside the state dict"}
+    assert open_checkpoint(write_checkpoint(tmp_path / "y")).left_out == {}
+
+
+def test_a_format_may_bring_its_own_tokenizer(tmp_path):
+    write_nanogpt(tmp_path / "ckpt.pt", tensors_of_4c())
+    opened = open_checkpoint(tmp_path)
+    own = gpt2()
+    assert find_tokenizer(opened) is None
+    assert find_tokenizer(opened._replace(tokenizer=lambda: own)) is own
+    write_tokenizer(tmp_path)
+    assert len(find_tokenizer(opened._replace(tokenizer=lambda: own))) == TOKENS  # the files beside it come first
+    assert find_tokenizer(opened._replace(tokenizer=lambda: own, folder=None)) is own
 
 
 def test_safetensors_come_first_in_a_folder_that_has_several_formats(tmp_path):

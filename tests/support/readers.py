@@ -4,11 +4,29 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from support.checkpoints import raw
 
 from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.errors import CheckpointError
+
+
+class Spy:
+    """Tensors that note the name of each that is read."""
+
+    def __init__(self, tensors):
+        self.reads = []
+        self.tensors = {}
+        for name, x in tensors.items():
+            stored = raw(x)
+
+            def read(name=name, x=x, stored=stored):
+                self.reads.append(name)
+                return x.astype(np.float32) if stored.dtype == "F16" else x.copy()
+
+            self.tensors[name] = LazyTensor(stored.dtype, stored.shape, read)
 
 
 def write(path: Path, raw: bytes) -> Path:
