@@ -44,14 +44,17 @@ OTHER_KINDS = (  # how other files begin, what they are, and what to do
 
 
 def wrong(where: object, fault: str, remedy: str = DAMAGED) -> CheckpointError:
+    """Return the error to raise. `fault` says what came and what was expected, `remedy` what to do."""
     return CheckpointError(f"{where}: {fault}: {remedy}")
 
 
 def place_of(path: Path, name: str) -> str:
+    """Return where a tensor is, for a message."""
     return f"{path}: {printable(name)}"
 
 
 def printable(name: str) -> str:
+    """Write a name out of a file as it is, or quoted where it could do something to a terminal."""
     shown = brief(name)
     return name if name and shown[1:-1] == name else shown
 
@@ -64,6 +67,7 @@ def brief(value: Any, depth: int = 2) -> str:
 
 
 def listing(names: list[str]) -> str:
+    """Write names with commas between, a hundred of them at most."""
     return ", ".join(names[:100]) + (f" and {len(names) - 100:,} more" if len(names) > 100 else "")
 
 
@@ -189,7 +193,14 @@ def is_str_map(value: Any) -> bool:
 
 
 def read_shards(path: Path, read: Callable[[Path], dict[str, LazyTensor]], ending: str) -> dict[str, LazyTensor]:
-    """What read_index does, for shards of any format: `read` opens one of them, and its name has this ending."""
+    """Open the tensors of all the shards that an index lists, whatever their format.
+
+    path    the index: a JSON object whose "weight_map" maps the name of each tensor to the name of its shard
+    read    opens one shard
+    ending  of the names of shards, which lie in the same folder
+    Returns name -> LazyTensor, also of tensors that the map does not list.
+    Raises CheckpointError if the index or a shard is wrong, and for a tensor that is missing or in two shards.
+    """
     with opened(path) as file:
         size = version_of(file)[0]
         if size > MAX_HEADER:

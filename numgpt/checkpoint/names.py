@@ -11,7 +11,7 @@ with or without a prefix, and with things beside them that are no parameters:
     lm_head.weight                     the output head: absent from most files, in some a copy of wte, or in its place;
                                        where the two differ both are kept, whatever the config says of ties, as
                                        Transformers does since version 5
-    lm_head.decoder.weight             the same in DialoGPT's first files
+    lm_head.decoder.weight             the output head in DialoGPT's first files
 """
 
 import re

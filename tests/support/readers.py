@@ -42,6 +42,13 @@ def refusal(path: Path, read: Callable[[Path], Any]) -> str:
     return str(caught.value)
 
 
+def fault(path: Path, read: Callable[[Path], Any]) -> str:
+    """What a reader says of a file that it refuses, after the path of the file."""
+    said = refusal(path, read)
+    assert said.startswith(f"{path}: ")
+    return said.removeprefix(f"{path}: ")
+
+
 def read_or_refused(path: Path, read: Callable[[Path], Mapping[str, LazyTensor]], longest: int = 1000) -> Any:
     """Read all of a file. Whatever is in it, it gives arrays or a CheckpointError of one short line: then None."""
     try:
