@@ -11,9 +11,6 @@ Everything else is built on these few numbers and switches.
 
 from typing import NamedTuple
 
-# The activations that `ops` has, under the names that configurations give them.
-ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu", "swish", "tanh")
-
 
 class Config(NamedTuple):
     """The sizes and switches of a GPT-2. The defaults are those of the 124M model.
@@ -31,7 +28,7 @@ class Config(NamedTuple):
     n_layer: int = 12  # L
     n_inner: int | None = None  # F; None stands for 4C
     layer_norm_epsilon: float = 1e-5
-    activation_function: str = "gelu_new"  # one of ACTIVATIONS
+    activation_function: str = "gelu_new"  # a key of ops.ACTIVATIONS
     scale_attn_weights: bool = True  # scores are divided by sqrt(D)
     scale_attn_by_inverse_layer_idx: bool = False  # and by the number of the layer, counted from 1
     tie_word_embeddings: bool = True  # the output head is the token embedding

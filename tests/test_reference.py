@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 import numgpt
-from numgpt.checkpoint.names import match_params, read_params
+from numgpt.checkpoint.memory import read_params
+from numgpt.checkpoint.names import match_params
 from numgpt.checkpoint.settings import config_from_json
 from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.params import leaves

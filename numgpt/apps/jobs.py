@@ -25,13 +25,13 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from numgpt.checkpoint.disk import try_lock
 from numgpt.checks import check_count
 from numgpt.decoding.batch import choose_surely, run
 from numgpt.decoding.beam import search
 from numgpt.decoding.rules import check_prompt, check_rules
 from numgpt.decoding.text import start_ids, text_of
 from numgpt.errors import ContextError, OptionError, TokenError
-from numgpt.hub.transfer import try_lock
 from numgpt.measure.scoring import encode, score
 from numgpt.model import Model
 from numgpt.params import map_leaves

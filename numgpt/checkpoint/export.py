@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from numgpt.checkpoint.contract import Opened
+from numgpt.checkpoint.disk import folder_written_whole
 from numgpt.checkpoint.names import hub_name, match_params
-from numgpt.checkpoint.reading import Checkpoint, find_tokenizer, open_checkpoint
+from numgpt.checkpoint.reading import find_tokenizer, open_checkpoint
 from numgpt.checkpoint.safetensors import write_safetensors
 from numgpt.checkpoint.settings import config_to_json
 from numgpt.checkpoint.vocabulary import write_vocabulary
-from numgpt.config import Config
-from numgpt.errors import CheckpointError
 
 COPIED = (  # as they are, where the source has them
     "generation_config.json",
@@ -42,43 +42,27 @@ def convert(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Pat
     folder = Path(os.path.abspath(folder))
     checkpoint = open_checkpoint(Path(path))
     given, config = match_params(checkpoint.hub_tensors, checkpoint.config, source=str(checkpoint.weights))
-    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    try:
-        if folder.exists() and any(folder.iterdir()):
-            raise CheckpointError(f"{folder}: is there already, expected a new folder: choose another name")
-        part.mkdir(parents=True)
-        prefix = {"lm_head": ""}  # the others are those of the body
-        tensors = {prefix.get(path, "transformer.") + hub_name(path): tensor for path, tensor in given.items()}
+    prefix = {"lm_head": ""}  # the others are those of the body
+    tensors = {prefix.get(path, "transformer.") + hub_name(path): tensor for path, tensor in given.items()}
+    with folder_written_whole(folder) as part:
         write_safetensors(part / "model.safetensors", tensors)
-        _write_json(part / "config.json", {**_other_settings(checkpoint, config), **config_to_json(config)})
+        _write_json(part / "config.json", {**_other_settings(checkpoint), **config_to_json(config)})
         _write_tokenizer(checkpoint, part)
-        if folder.exists():
-            folder.rmdir()
-        os.replace(part, folder)
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder}: can't be written: {error.strerror}: free some space, or write elsewhere"
-        ) from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return folder
 
 
-def _other_settings(checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
-    """What the source's own config.json says beside the sizes, such as dropout, which training reads."""
-    path = checkpoint.weights.parent / "config.json"
-    if checkpoint.kind == "nanogpt" or not path.exists():
-        return {"bos_token_id": config.eos_token_id}
-    values = json.loads(path.read_bytes())  # read_config has found it sound
-    return {key: value for key, value in values.items() if key not in ("n_ctx", "torch_dtype", "dtype")}
+def _other_settings(checkpoint: Opened) -> dict[str, Any]:
+    """Return what the source says beside the sizes, such as dropout, which training reads."""
+    if not checkpoint.settings:
+        return {"bos_token_id": checkpoint.config.eos_token_id}
+    return {key: value for key, value in checkpoint.settings.items() if key not in ("n_ctx", "torch_dtype", "dtype")}
 
 
-def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+def _write_tokenizer(checkpoint: Opened, folder: Path) -> None:
     """Copy the Hub's tokenizer files, or write them where the source has others, or GPT-2's own."""
-    source = checkpoint.weights.parent
     for name in COPIED:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+        if checkpoint.folder and (checkpoint.folder / name).is_file():
+            shutil.copyfile(checkpoint.folder / name, folder / name)
     if not any((folder / name).exists() for name in ("vocab.json", "tokenizer.json")):
         tokenizer = find_tokenizer(checkpoint)
         if tokenizer is not None:

@@ -13,22 +13,15 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BufferedReader, BufferedWriter
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from numgpt.checkpoint.tensors import LazyTensor
+from numgpt.checkpoint.tensors import DTYPES, LazyTensor
 from numgpt.errors import CheckpointError
 
-# How the file stores each dtype. NumPy has no BF16, the upper half of a float32.
-DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"),
-    "I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1"),
-    "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?"),
-}  # fmt: skip
 MAX_HEADER = 100_000_000  # bytes; the official reader's limit too
 MAX_SMALL = 50_000_000  # bytes of a config or a vocabulary; the largest of GPT-2's has 1.4 million
 MAX_AXES = 64  # NumPy's limit
@@ -51,14 +44,17 @@ OTHER_KINDS = (  # how other files begin, what they are, and what to do
 
 
 def wrong(where: object, fault: str, remedy: str = DAMAGED) -> CheckpointError:
+    """Return the error to raise. `fault` says what came and what was expected, `remedy` what to do."""
     return CheckpointError(f"{where}: {fault}: {remedy}")
 
 
 def place_of(path: Path, name: str) -> str:
+    """Return where a tensor is, for a message."""
     return f"{path}: {printable(name)}"
 
 
 def printable(name: str) -> str:
+    """Write a name out of a file as it is, or quoted where it could do something to a terminal."""
     shown = brief(name)
     return name if name and shown[1:-1] == name else shown
 
@@ -71,6 +67,7 @@ def brief(value: Any, depth: int = 2) -> str:
 
 
 def listing(names: list[str]) -> str:
+    """Write names with commas between, a hundred of them at most."""
     return ", ".join(names[:100]) + (f" and {len(names) - 100:,} more" if len(names) > 100 else "")
 
 
@@ -96,25 +93,6 @@ def opened(path: Path) -> Iterator[BufferedReader]:
         raise wrong(path, "no such file", "check the path, or download it") from None
     except OSError as error:
         raise wrong(path, f"can't be read: {error.strerror}", "check the path and its permissions") from error
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[BufferedWriter]:
-    """Open a file that takes its name when it is whole; what was there before stays until then.
-
-    What the system refuses is a CheckpointError, and then no part is left.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise wrong(path, f"can't be written: {error.strerror}", "free some space, or write elsewhere") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def version_of(file: BufferedReader) -> tuple[int, int]:
@@ -215,7 +193,14 @@ def is_str_map(value: Any) -> bool:
 
 
 def read_shards(path: Path, read: Callable[[Path], dict[str, LazyTensor]], ending: str) -> dict[str, LazyTensor]:
-    """What read_index does, for shards of any format: `read` opens one of them, and its name has this ending."""
+    """Open the tensors of all the shards that an index lists, whatever their format.
+
+    path    the index: a JSON object whose "weight_map" maps the name of each tensor to the name of its shard
+    read    opens one shard
+    ending  of the names of shards, which lie in the same folder
+    Returns name -> LazyTensor, also of tensors that the map does not list.
+    Raises CheckpointError if the index or a shard is wrong, and for a tensor that is missing or in two shards.
+    """
     with opened(path) as file:
         size = version_of(file)[0]
         if size > MAX_HEADER:

@@ -1,62 +1,52 @@
-"""One opener for all formats: the kind of a file is told from its content, not from its name.
+"""The table of formats, and how the one of a file is found: from its content, not from its name.
 
-safetensors   8 bytes of length, then "{"                          one file, or the JSON index of several
-pytorch       a zip archive, or a pickle                           one file, or the JSON index of several
-nanogpt       the same, with the sizes under "model_args"
-tensorflow    an index that ends in the magic number of a table    beside it, files of data
+Each format is a module of this room, with the two functions that contract.py describes. To add one, write the module
+and its line in FORMATS.
 """
 
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
-from numgpt.checkpoint.safetensors import read_index, read_safetensors
-from numgpt.checkpoint.tensors import LazyTensor
+from numgpt.checkpoint.contract import Glance, Opened
 from numgpt.errors import CheckpointError
 
-TABLE_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
-NAMES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "ckpt.pt",
+
+class Format(NamedTuple):
+    """A line of the table."""
+
+    module: str  # in this room; imported when a file is looked at, so that the rest starts faster
+    names: tuple[str, ...]  # of files by which a folder of this format is known
+    endings: tuple[str, ...]  # of files that may have any name, and count where there is one of them alone
+
+
+FORMATS = (  # a file is of the first that takes it; so are those of a folder that has several
+    Format("safetensors", ("model.safetensors", "model.safetensors.index.json"), (".safetensors",)),
+    Format("pytorch", ("pytorch_model.bin", "pytorch_model.bin.index.json", "ckpt.pt"), (".bin", ".pt", ".pth")),
+    Format("tensorflow", ("checkpoint", "model.ckpt.index"), ()),
 )
-ENDINGS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 
 
-class Opened(NamedTuple):
-    """The tensors of a checkpoint, by their names in the file, before any is read."""
+def open_weights(path: Path) -> Opened:
+    """Open a file of weights of any format, or the index of several.
 
-    kind: str
-    tensors: dict[str, LazyTensor]
-    model_args: dict[str, Any] | None = None  # the sizes, in the files of nanoGPT
-
-
-def open_tensors(path: Path) -> Opened:
-    """Open a file of weights of any kind.
-
-    Raises CheckpointError where it is damaged or of a kind that numgpt does not read.
+    Raises CheckpointError where it is damaged or of a format that numgpt does not read.
     """
-    start, end, size = _look(path)
-    # The readers are imported when they are needed, so that the rest starts faster.
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
-        return Opened("safetensors", read_safetensors(path))
-    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
-        from numgpt.checkpoint.pytorch import find_state_dict, read_object
+    glance = look_at(path)
+    opened: Opened = format_of(glance).open_weights(glance)
+    return opened
 
-        tensors, model_args = find_state_dict(read_object(path), path)
-        return Opened("nanogpt" if model_args else "pytorch", tensors, model_args)
-    if start.lstrip()[:1] == b"{":
-        if path.name.endswith(".bin.index.json"):
-            from numgpt.checkpoint.pytorch import read_pytorch_index
 
-            return Opened("pytorch", read_pytorch_index(path))
-        return Opened("safetensors", read_index(path))
-    if end == TABLE_MAGIC or path.suffix == ".index" or ".data-" in path.name:
-        from numgpt.checkpoint.tensorflow import read_tensorflow
+def format_of(glance: Glance) -> ModuleType:
+    """Return the module of the format that a file has. For a file of none, the first one's, whose reader says so."""
+    modules = (module_of(format) for format in FORMATS)
+    return next((module for module in modules if module.is_mine(glance)), module_of(FORMATS[0]))
 
-        return Opened("tensorflow", read_tensorflow(path))
-    return Opened("safetensors", read_safetensors(path))  # which says what it is instead
+
+def module_of(format: Format) -> ModuleType:
+    """Return the module of a line of the table."""
+    return import_module(f"{__package__}.{format.module}")
 
 
 def find_weights(folder: Path) -> Path:
@@ -64,34 +54,30 @@ def find_weights(folder: Path) -> Path:
 
     Raises CheckpointError where there is none, or where it is not clear which.
     """
-    from numgpt.checkpoint.tensorflow import find_tensorflow
-
-    for name in NAMES:
+    names = [name for format in FORMATS for name in format.names]
+    for name in names:
         if (folder / name).is_file():
             return folder / name
-    if index := find_tensorflow(folder):
-        return index
-    for ending in ENDINGS:
-        found = sorted(folder.glob(ending))
+    for ending in (ending for format in FORMATS for ending in format.endings):
+        found = sorted(folder.glob(f"*{ending}"))
         if len(found) == 1:
             return found[0]
         if found:
-            names = ", ".join(path.name for path in found)
-            raise CheckpointError(f"{folder}: found {names}, expected one file of weights: give the path of one")
-    raise CheckpointError(
-        f"{folder}: no weights, expected one of {', '.join(NAMES)} or model.ckpt.index: is the checkpoint complete?"
-    )
+            listed = ", ".join(path.name for path in found)
+            raise CheckpointError(f"{folder}: found {listed}, expected one file of weights: give the path of one")
+    expected = f"{', '.join(names[:-1])} or {names[-1]}"
+    raise CheckpointError(f"{folder}: no weights, expected one of {expected}: is the checkpoint complete?")
 
 
-def _look(path: Path) -> tuple[bytes, bytes, int]:
-    """The first 16 bytes of a file, the last 8, and its size; nothing of what is no regular file."""
+def look_at(path: Path) -> Glance:
+    """Look at the first and the last bytes of a file."""
     try:
-        if not path.is_file():
-            return b"", b"", 0
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            start = file.read(16)
-            file.seek(max(0, size - 8))
-            return start, file.read(8), size
-    except OSError:
-        return b"", b"", 0
+        if path.is_file():
+            size = path.stat().st_size
+            with open(path, "rb") as file:
+                start = file.read(16)
+                file.seek(max(0, size - 8))
+                return Glance(path, start, file.read(8), size)
+    except OSError:  # its reader will say why it can't be read
+        pass
+    return Glance(path, b"", b"", 0)

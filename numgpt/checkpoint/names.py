@@ -1,4 +1,4 @@
-"""One table from every naming to the parameter tree, and the step from tensors in a file to the tree in memory.
+"""One table from every naming to the parameter tree.
 
 The Hub's files hold OpenAI's tensors with other last names:
 
@@ -11,15 +11,12 @@ with or without a prefix, and with things beside them that are no parameters:
     lm_head.weight                     the output head: absent from most files, in some a copy of wte, or in its place;
                                        where the two differ both are kept, whatever the config says of ties, as
                                        Transformers does since version 5
-    lm_head.decoder.weight             the same in DialoGPT's first files
+    lm_head.decoder.weight             the output head in DialoGPT's first files
 """
 
-import math
 import re
 from collections.abc import Callable
 from functools import partial
-from itertools import accumulate
-from typing import Any
 
 import numpy as np
 
@@ -27,14 +24,11 @@ from numgpt.checkpoint.files import printable
 from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.config import Config
 from numgpt.errors import CheckpointError
-from numgpt.params import faults, leaves, map_leaves, param_shapes
+from numgpt.params import faults, leaves, param_shapes
 
 PREFIXES = re.compile(r"^((transformer|module|_orig_mod)\.)+")
 BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 FLOATS = ("F16", "BF16", "F32", "F64")
-READERS = 2  # threads
-COLUMN_MAJOR = "mlp.c_proj.w"  # the leaves that are laid out in memory by columns
-ALIGNMENT = 64  # bytes, a cache line: where each array begins
 
 
 def hub_name(path: str) -> str:
@@ -134,48 +128,3 @@ def match_params(tensors: dict[str, LazyTensor], config: Config, source: str) ->
         raise CheckpointError(f"{source} does not fit its configuration: {'; '.join(found)}")
 
     return given, config
-
-
-def read_params(given: dict[str, LazyTensor], config: Config, dtype: str | None = None) -> dict[str, Any]:
-    """Read the parameter tree, two tensors at a time, the largest first. None is held twice.
-
-    All lie in one block of memory. Linux backs a large block with large pages, which a file fills more than twice as
-    fast as small ones: 124M parameters in 0.10 s against 0.26 s in a block each, in turns, on 2 cores of an EPYC.
-
-    The tall matrix [F, C] of each MLP is laid out by columns, so that a vector times it is one long dot product a
-    column: 34 GB/s instead of 26 there. The others gain nothing, and lose 10 % where several rows are multiplied.
-
-    given  path in the tree -> LazyTensor, from match_params
-    dtype  "float32" or "float64"; None for float64 where the file holds any F64, else float32
-    Returns the tree.
-    """
-    from concurrent.futures import ThreadPoolExecutor  # here, as it takes 5 ms, which a mere import should not
-
-    target = dtype or ("float64" if any(tensor.dtype == "F64" for tensor in given.values()) else "float32")
-    width = np.dtype(target).itemsize
-
-    def read(tensor: LazyTensor, array: np.ndarray) -> np.ndarray:
-        if tensor.into and (tensor.dtype == "F64") == (target == "float64"):
-            return tensor.into(array)
-        array[...] = tensor.read()
-        return array
-
-    def read_by_columns(tensor: LazyTensor, array: np.ndarray) -> np.ndarray:
-        matrix = tensor.read()
-        for start in range(0, len(matrix), 64):  # a strip at a time stays in the cache: half the time
-            array[:, start : start + 64] = matrix[start : start + 64].T
-        return array.T
-
-    largest_first = sorted(given.items(), key=lambda item: -math.prod(item[1].shape))
-    sizes = [-(-math.prod(tensor.shape) * width // ALIGNMENT) * ALIGNMENT for _, tensor in largest_first]
-    ends = list(accumulate(sizes, initial=0))
-    block = np.empty(ends[-1] + ALIGNMENT, np.uint8)
-    block = block[-block.ctypes.data % ALIGNMENT :]
-    with ThreadPoolExecutor(READERS) as pool:  # a thread that reads lets go of Python's lock
-        reading = {}
-        for (path, tensor), at in zip(largest_first, ends, strict=False):
-            by_columns = path.endswith(COLUMN_MAJOR)
-            shape = tensor.shape[::-1] if by_columns else tensor.shape
-            array = block[at : at + math.prod(shape) * width].view(target).reshape(shape)
-            reading[path] = pool.submit(read_by_columns if by_columns else read, tensor, array)
-    return map_leaves(lambda path, _: reading[path].result(), param_shapes(config))

@@ -38,9 +38,10 @@ from typing import Any
 
 import numpy as np
 
+from numgpt.checkpoint.contract import Glance, Opened
+from numgpt.checkpoint.disk import written_whole
 from numgpt.checkpoint.files import (
     DAMAGED,
-    DTYPES,
     MAX_AXES,
     MAX_HEADER,
     brief,
@@ -52,10 +53,26 @@ from numgpt.checkpoint.files import (
     read_array,
     read_shards,
     version_of,
-    written_whole,
     wrong,
 )
-from numgpt.checkpoint.tensors import LazyTensor
+from numgpt.checkpoint.settings import read_settings
+from numgpt.checkpoint.tensors import DTYPES, LazyTensor
+
+
+def is_mine(glance: Glance) -> bool:
+    """Tell whether a file is one of safetensors, or the index of several."""
+    return _begins_with_header(glance) or glance.path.name.endswith(".safetensors.index.json")
+
+
+def open_weights(glance: Glance) -> Opened:
+    """Open a file of safetensors, or the index of several, with config.json beside it."""
+    path, is_json = glance.path, glance.start.lstrip()[:1] == b"{"
+    tensors = read_index(path) if is_json and not _begins_with_header(glance) else read_safetensors(path)
+    return Opened(path, "safetensors", tensors, tensors, *read_settings(path.parent), path.parent)
+
+
+def _begins_with_header(glance: Glance) -> bool:
+    return glance.start[8:9] == b"{" and int.from_bytes(glance.start[:8], "little") <= glance.size - 8
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, LazyTensor]:

@@ -1,7 +1,10 @@
 """The JSON of the Hub and of OpenAI: the sizes and switches of a model, to a Config and back."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+from numgpt.checkpoint.files import read_small
 from numgpt.config import Config
 from numgpt.errors import CheckpointError
 from numgpt.ops import ACTIVATIONS
@@ -16,9 +19,33 @@ SIZES = {
     "n_layer": ("n_layer", "num_hidden_layers"),
 }
 
-
 # What would change the result and is not GPT-2: each of these must be absent, null, false or empty.
 REFUSED = ("add_cross_attention", "is_encoder_decoder", "pruned_heads", "quantization_config")
+
+
+def read_config(folder: Path) -> Config:
+    """Read the config.json of a folder, or OpenAI's hparams.json.
+
+    Raises CheckpointError where they are missing, damaged or not of a GPT-2.
+    """
+    return read_settings(folder)[0]
+
+
+def read_settings(folder: Path) -> tuple[Config, dict[str, Any]]:
+    """Read the configuration of a folder, and what else its config.json says.
+
+    Returns the Config, and all values of config.json: {} where hparams.json is there in its place.
+    Raises CheckpointError as read_config does.
+    """
+    hub, openai = (folder / name for name in ("config.json", "hparams.json"))
+    path = hub if hub.exists() or not openai.exists() else openai
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file, expected it beside the weights, for the sizes of the model")
+    try:
+        values = json.loads(read_small(path))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from None
+    return config_from_json(values, source=str(path)), values if path == hub else {}
 
 
 def config_from_json(values: Any, source: str = "config.json") -> Config:

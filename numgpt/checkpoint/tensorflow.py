@@ -58,10 +58,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numgpt.checkpoint.contract import Glance, Opened
 from numgpt.checkpoint.crc32c import crc32c, mask
 from numgpt.checkpoint.files import (
     DAMAGED,
-    DTYPES,
     MAX_AXES,
     brief,
     check_kind,
@@ -73,7 +73,9 @@ from numgpt.checkpoint.files import (
     version_of,
     wrong,
 )
-from numgpt.checkpoint.tensors import LazyTensor
+from numgpt.checkpoint.names import from_openai
+from numgpt.checkpoint.settings import read_settings
+from numgpt.checkpoint.tensors import DTYPES, LazyTensor
 
 DATA_TYPES = {  # TensorFlow's numbers, and how safetensors names the same dtypes
     1: "F32", 2: "F64", 3: "I32", 4: "U8", 5: "I16", 6: "I8", 9: "I64", 10: "BOOL", 14: "BF16", 17: "U16", 19: "F16",
@@ -104,6 +106,21 @@ class _Entry(NamedTuple):
     begin: int  # in the shard
     size: int
     crc: int
+
+
+def is_mine(glance: Glance) -> bool:
+    """Tell whether a file is an index, a shard, or the text that names the newest checkpoint."""
+    name = glance.path.name
+    return glance.end == MAGIC or name == "checkpoint" or name.endswith(".index") or ".data-" in name
+
+
+def open_weights(glance: Glance) -> Opened:
+    """Open a checkpoint of OpenAI's release, with hparams.json beside it."""
+    path = index_named_by(glance.path) if glance.path.name == "checkpoint" else glance.path
+    tensors = read_tensorflow(path)
+    config, settings = read_settings(path.parent)
+    check = partial(check_tensors, path)
+    return Opened(path, "tensorflow", tensors, from_openai(tensors), config, settings, path.parent, check=check)
 
 
 def read_tensorflow(path: str | os.PathLike[str]) -> dict[str, LazyTensor]:
@@ -160,26 +177,19 @@ def check_tensors(path: str | os.PathLike[str]) -> Iterator[tuple[str, bool]]:
         yield entry.name, mask(crc) == entry.crc
 
 
-def find_tensorflow(folder: str | os.PathLike[str]) -> Path | None:
-    """Return the .index file of a folder's TensorFlow checkpoint; None if the folder has none.
+def index_named_by(path: Path) -> Path:
+    """Return the .index file that the file "checkpoint" of a folder names.
 
-    As in TensorFlow, it is the one that the file "checkpoint" names; without that file, it is model.ckpt.index.
     Of a path only the last part counts: a checkpoint that was moved still names the folder that it was saved in.
-    Raises CheckpointError if "checkpoint" names nothing. It may name a file that does not exist; then read_tensorflow
-    says so.
+    Raises CheckpointError if it names nothing. It may name a file that does not exist; then read_tensorflow says so.
     """
-    folder = Path(folder)
-    path = folder / "checkpoint"
-    if not path.is_file():
-        index = folder / "model.ckpt.index"
-        return index if index.is_file() else None
     with opened(path) as file:
         text = file.read(MAX_INDEX).decode(errors="replace")
     found = re.search(r'^model_checkpoint_path: "(?:[^"\\\n]*/)?([^"/\\:\n]+)"\r?$', text, re.MULTILINE)
     if not found or not found[1].isprintable():
         fault = f'{brief(text)}, expected model_checkpoint_path: "...", a name in the same folder'
         raise wrong(path, fault, "give the path of the .index file")
-    return folder / f"{found[1]}.index"
+    return path.with_name(f"{found[1]}.index")
 
 
 def _open(path: str | os.PathLike[str]) -> list[tuple[_Entry, Path, tuple[int, int]]]:

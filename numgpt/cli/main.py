@@ -603,13 +603,11 @@ def open_named(name: str, progress: Any) -> Any:
 
 def check(checkpoint: Any) -> None:
     """Compare the bytes of each tensor with the checksum that its file has of them."""
-    if checkpoint.kind != "tensorflow":
+    if checkpoint.check is None:
         raise CheckpointError(
             f"{checkpoint.weights}: a {checkpoint.kind} file has no checksums, so --check is for others"
         )
-    from numgpt.checkpoint.tensorflow import check_tensors
-
-    damaged = [name for name, sound in check_tensors(checkpoint.weights) if not sound]
+    damaged = [name for name, sound in checkpoint.check() if not sound]
     if damaged:
         raise CheckpointError(f"{checkpoint.weights}: damaged: {', '.join(damaged)}: download it again")
     say(f"numgpt: the checksums of all {len(checkpoint.tensors)} tensors are right")

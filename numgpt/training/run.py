@@ -24,19 +24,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numgpt.checkpoint.disk import try_lock
 from numgpt.checkpoint.export import convert
 from numgpt.checkpoint.files import parse_json, wrong
 from numgpt.checkpoint.names import hub_name
-from numgpt.checkpoint.reading import read_config
 from numgpt.checkpoint.safetensors import read_header, write_safetensors
-from numgpt.checkpoint.settings import config_to_json
-from numgpt.checkpoint.tensors import LazyTensor
+from numgpt.checkpoint.settings import config_to_json, read_config
+from numgpt.checkpoint.tensors import tensor_of
 from numgpt.checkpoint.vocabulary import from_folder, write_vocabulary
 from numgpt.checks import check_count
 from numgpt.config import Config
 from numgpt.errors import CheckpointError, OptionError
 from numgpt.hub.loading import load, load_tokenizer
-from numgpt.hub.transfer import try_lock
 from numgpt.model import Model, Params, compute_logits
 from numgpt.params import faults, leaves, map_leaves, param_shapes, random_params
 from numgpt.tokenizer import Tokenizer
@@ -133,11 +132,6 @@ def save(folder: Path, state: State, record: dict[str, Any]) -> None:
         raise wrong(folder, f"can't be written: {error.strerror}", "free some space, or write elsewhere") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def tensor_of(x: np.ndarray) -> LazyTensor:
-    """A parameter as the writer of files takes it."""
-    return LazyTensor({"float32": "F32", "float64": "F64"}[x.dtype.name], x.shape, lambda: x)
 
 
 def create(folder: Path, model: Model, record: dict[str, Any], start: str | None) -> State:

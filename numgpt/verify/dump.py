@@ -6,15 +6,15 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from numgpt.checkpoint.files import DTYPES, is_str_map, opened, written_whole, wrong
+from numgpt.checkpoint.disk import written_whole
+from numgpt.checkpoint.files import is_str_map, opened, wrong
 from numgpt.checkpoint.safetensors import read_header, write_safetensors
-from numgpt.checkpoint.tensors import LazyTensor
+from numgpt.checkpoint.tensors import LazyTensor, tensor_of
 from numgpt.errors import OptionError
 
 METADATA = "__metadata__"  # the entry of the metadata, in safetensors and, by us, in .npz
@@ -66,21 +66,13 @@ def write_trace(
     """
     path = Path(path)
     check_suffix(path)
-    stored = {name: _held(name, x) for name, x in tensors.items()}
+    stored = {name: tensor_of(x, name) for name, x in tensors.items()}
     if path.suffix == ".safetensors":
         write_safetensors(path, stored, {"format": "np", **(metadata or {})})
         return
     arrays: dict[str, Any] = {METADATA: np.array(json.dumps(dict(metadata or {}))), **tensors}
     with written_whole(path) as file:
         np.savez(file, **arrays)
-
-
-def _held(name: str, x: np.ndarray) -> LazyTensor:
-    """Return an array as the writer of safetensors takes it; raise OptionError unless it holds numbers."""
-    code = next((code for code, dtype in DTYPES.items() if code != "BF16" and dtype == x.dtype), None)
-    if code is None:
-        raise OptionError(f"{name}: {x.dtype}, expected numbers, such as float32 or int64: convert it")
-    return LazyTensor(code, x.shape, partial(np.asarray, x))
 
 
 def check_suffix(path: Path) -> None:

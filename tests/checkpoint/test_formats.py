@@ -1,7 +1,9 @@
 """Any format in, the same model out: told from the content, read, renamed, and written as a Hub folder."""
 
+import inspect
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,18 +12,22 @@ from support import bundles, pickles
 from support.checkpoints import (
     CONFIG,
     SIZES,
+    TOKENS,
     hub_tensors,
     write_checkpoint,
     write_json,
     write_safetensors,
+    write_shards,
     write_tokenizer,
 )
 from support.hub import Hub
 
 import numgpt
+from numgpt.checkpoint import safetensors
+from numgpt.checkpoint.contract import Opened
 from numgpt.checkpoint.export import convert
-from numgpt.checkpoint.formats import find_weights, open_tensors
-from numgpt.checkpoint.reading import open_checkpoint
+from numgpt.checkpoint.formats import FORMATS, find_weights, format_of, look_at, module_of, open_weights
+from numgpt.checkpoint.reading import find_tokenizer, open_checkpoint
 from numgpt.checkpoint.vocabulary import gpt2
 from numgpt.cli import main as cli
 from numgpt.errors import CheckpointError
@@ -92,6 +98,24 @@ def write_nanogpt(path, tensors, **model_args):
     return path
 
 
+def write_shards_of_torch(folder, tensors):
+    write_json(folder / "config.json", {**CONFIG, "n_inner": None})
+    names, weight_map = list(tensors), {}
+    for k in range(2):
+        file = f"pytorch_model-{k + 1:05}-of-00002.bin"
+        write_zip(folder / file, *saved({name: tensors[name] for name in names[k::2]}))
+        weight_map |= dict.fromkeys(names[k::2], file)
+    return write_json(folder / "pytorch_model.bin.index.json", {"weight_map": weight_map})
+
+
+def write_openai_named_by_its_checkpoint_file(folder, tensors):
+    index = write_openai(folder, tensors) / "model.ckpt.index"
+    for path in index, index.with_name("model.ckpt.data-00000-of-00001"):
+        path.rename(path.with_name(path.name.replace("model.ckpt", "model-7")))
+    (folder / "checkpoint").write_text('model_checkpoint_path: "/elsewhere/model-7"\n')
+    return folder / "checkpoint"
+
+
 def assert_same(model, expected, **config):
     assert model.config == expected.config._replace(**config)
     for (path, x), (other, y) in zip(leaves(model.params), leaves(expected.params), strict=True):
@@ -119,7 +143,7 @@ def test_a_file_of_torch_is_the_same_model(tmp_path, expected, write):
     folder.mkdir()
     write_json(folder / "config.json", {**CONFIG, "n_inner": None})
     write(folder / "pytorch_model.bin", *saved(tensors_of_4c()))
-    assert open_tensors(folder / "pytorch_model.bin").kind == "pytorch"
+    assert open_weights(folder / "pytorch_model.bin").kind == "pytorch"
     assert_same(numgpt.load(folder), expected)
 
 
@@ -143,7 +167,7 @@ def test_an_axis_of_one_that_is_the_models_own_is_not_taken_away(tmp_path):
 
 def test_nanogpts_checkpoint_is_the_same_model_with_the_exact_gelu(tmp_path, expected):
     path = write_nanogpt(tmp_path / "ckpt.pt", tensors_of_4c())
-    assert open_tensors(path).kind == "nanogpt"
+    assert open_weights(path).kind == "nanogpt"
     assert_same(numgpt.load(path), expected, activation_function="gelu")
     assert_same(numgpt.load(tmp_path), expected, activation_function="gelu")
 
@@ -205,7 +229,7 @@ def test_the_length_of_a_header_may_look_like_another_kind(tmp_path, low_byte):
     text = text.ljust(256 + low_byte)
     (tmp_path / "model").write_bytes(len(text).to_bytes(8, "little") + text + b"\7")
     assert (tmp_path / "model").read_bytes()[0] == low_byte
-    assert open_tensors(tmp_path / "model").kind == "safetensors"
+    assert format_of(look_at(tmp_path / "model")) is safetensors
 
 
 def test_an_index_may_have_its_second_brace_where_safetensors_has_its_first(tmp_path, expected):
@@ -219,13 +243,7 @@ def test_an_index_may_have_its_second_brace_where_safetensors_has_its_first(tmp_
 
 
 def test_shards_of_torch_are_one_model(tmp_path, expected):
-    write_json(tmp_path / "config.json", {**CONFIG, "n_inner": None})
-    names, weight_map = list(tensors_of_4c()), {}
-    for k in range(2):
-        file = f"pytorch_model-{k + 1:05}-of-00002.bin"
-        write_zip(tmp_path / file, *saved({name: tensors_of_4c()[name] for name in names[k::2]}))
-        weight_map |= dict.fromkeys(names[k::2], file)
-    write_json(tmp_path / "pytorch_model.bin.index.json", {"weight_map": weight_map})
+    write_shards_of_torch(tmp_path, tensors_of_4c())
     assert_same(numgpt.load(tmp_path), expected)
     (tmp_path / "pytorch_model-00002-of-00002.bin").unlink()
     with pytest.raises(CheckpointError, match=r"shards are missing.*pytorch_model-00002-of-00002\.bin"):
@@ -240,6 +258,72 @@ def test_what_is_left_over_or_missing_is_said_in_one_message_for_every_format(tm
     for path in tmp_path / "tf", tmp_path / "ckpt.pt":
         with pytest.raises(CheckpointError, match=r"missing: ln_f\.b; left over: score\.weight$"):
             numgpt.load(path)
+
+
+# Of each file name in the table, and of each ending: what writes it into a folder, with all that belongs to it.
+CONFIGURED = {**CONFIG, "n_inner": None}
+SAMPLES = {
+    "model.safetensors": lambda folder, x: write_checkpoint(folder, x, CONFIGURED),
+    "model.safetensors.index.json": lambda folder, x: write_shards(folder, x, CONFIGURED),
+    "pytorch_model.bin": lambda folder, x: write_zip(
+        write_json(folder / "config.json", CONFIGURED).with_name("pytorch_model.bin"), *saved(x)
+    ),
+    "pytorch_model.bin.index.json": write_shards_of_torch,
+    "ckpt.pt": lambda folder, x: write_nanogpt(folder / "ckpt.pt", x),
+    "checkpoint": write_openai_named_by_its_checkpoint_file,
+    "model.ckpt.index": write_openai,
+    ".safetensors": lambda folder, x: write_checkpoint(folder, x, CONFIGURED, name="any.safetensors"),
+    ".bin": lambda folder, x: write_nanogpt(folder / "any.bin", x),
+    ".pt": lambda folder, x: write_nanogpt(folder / "any.pt", x),
+    ".pth": lambda folder, x: write_nanogpt(folder / "any.pth", x),
+}
+
+
+@pytest.mark.parametrize(
+    ("format", "name"), [(format, name) for format in FORMATS for name in (*format.names, *format.endings)]
+)
+def test_a_folder_of_each_kind_is_found_told_and_opened(tmp_path, expected, format, name):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    SAMPLES[name](folder, tensors_of_4c())
+    found = find_weights(folder)
+    assert found.name.endswith(name)
+    assert [other for other in FORMATS if module_of(other).is_mine(look_at(found))] == [format]
+    opened = module_of(format).open_weights(look_at(found))
+    assert isinstance(opened, Opened)
+    assert opened.weights.parent == opened.folder == folder
+    assert len(opened.tensors) == len(opened.hub_tensors)
+    assert (opened.check is not None) == (format.module == "tensorflow")
+    assert_same(numgpt.load(folder), expected, activation_function=opened.config.activation_function)
+    assert [opened.kind for opened in (open_checkpoint(folder), open_checkpoint(found))] == [opened.kind] * 2
+
+
+def test_every_format_of_the_table_has_the_same_two_functions():
+    for format in FORMATS:
+        module = module_of(format)
+        assert list(inspect.signature(module.is_mine).parameters) == ["glance"]
+        assert list(inspect.signature(module.open_weights).parameters) == ["glance"]
+        assert module.is_mine(look_at(Path("no such file"))) is False
+
+
+def test_what_lies_beside_the_tensors_is_left_out_and_told(tmp_path):
+    code, storages = saved(tensors_of_4c())
+    write_json(tmp_path / "config.json", {**CONFIG, "n_inner": None})
+    write_zip(tmp_path / "x.pt", {"model_state_dict": code, "optimizer": {"lr": 0.1}, "epoch": 3}, storages)
+    opened = open_checkpoint(tmp_path)
+    assert opened.left_out == {"optimizer": "beside the state dict", "epoch": "beside the state dict"}
+    assert open_checkpoint(write_checkpoint(tmp_path / "y")).left_out == {}
+
+
+def test_a_format_may_bring_its_own_tokenizer(tmp_path):
+    write_nanogpt(tmp_path / "ckpt.pt", tensors_of_4c())
+    opened = open_checkpoint(tmp_path)
+    own = gpt2()
+    assert find_tokenizer(opened) is None
+    assert find_tokenizer(opened._replace(tokenizer=lambda: own)) is own
+    write_tokenizer(tmp_path)
+    assert len(find_tokenizer(opened._replace(tokenizer=lambda: own))) == TOKENS  # the files beside it come first
+    assert find_tokenizer(opened._replace(tokenizer=lambda: own, folder=None)) is own
 
 
 def test_safetensors_come_first_in_a_folder_that_has_several_formats(tmp_path):
@@ -281,7 +365,7 @@ def test_a_file_of_another_kind_is_refused_by_name(tmp_path, start, message):
     path = tmp_path / "model.bin"
     path.write_bytes(start)
     with pytest.raises(CheckpointError, match=message):
-        open_tensors(path)
+        open_weights(path)
 
 
 # ---- writing
@@ -330,7 +414,7 @@ def test_a_conversion_takes_the_tokenizer_along(tmp_path):
 def test_a_conversion_writes_gpt2s_vocabulary_as_the_hub_has_it(tmp_path):
     path = write_nanogpt(tmp_path / "ckpt.pt", hub_tensors(vocab_size=50257, n_inner=24), vocab_size=50257)
     target = convert(path, tmp_path / "target")
-    assert (target / "merges.txt").read_bytes() == (numgpt.models.HERE / "data" / "vocab.bpe").read_bytes()
+    assert (target / "merges.txt").read_bytes() == (Path(numgpt.__file__).parent / "data" / "vocab.bpe").read_bytes()
     assert numgpt.load(target).tokenizer.vocabulary == gpt2().vocabulary
     assert numgpt.load(target).tokenizer.special_tokens == gpt2().special_tokens
 

@@ -1,37 +1,21 @@
 """Parameters are found in files of every naming; a file that is not exactly a GPT-2 is refused before it is read."""
 
-import math
 import tracemalloc
 
 import numpy as np
 import pytest
-from support.checkpoints import hub_tensors, layouts, masked_bias, masks, prefixed, raw
+from support.checkpoints import hub_tensors, layouts, masked_bias, masks, prefixed
+from support.readers import Spy
 
-from numgpt.checkpoint.names import hub_name, match_params, read_params
-from numgpt.checkpoint.tensors import LazyTensor
+from numgpt.checkpoint.memory import read_params
+from numgpt.checkpoint.names import hub_name, match_params
 from numgpt.config import Config
 from numgpt.errors import CheckpointError
-from numgpt.params import check_params, leaves, param_shapes, random_params
+from numgpt.params import check_params, leaves, param_shapes
 
 SHARD = "if it is one shard of several, give their .index.json"
 TINY = Config(n_vocab=11, n_ctx=7, n_embd=6, n_head=2, n_layer=2, n_inner=10)
 UNTIED = TINY._replace(tie_word_embeddings=False)
-
-
-class Spy:
-    """Tensors that note the name of each that is read."""
-
-    def __init__(self, tensors):
-        self.reads = []
-        self.tensors = {}
-        for name, x in tensors.items():
-            stored = raw(x)
-
-            def read(name=name, x=x, stored=stored):
-                self.reads.append(name)
-                return x.astype(np.float32) if stored.dtype == "F16" else x.copy()
-
-            self.tensors[name] = LazyTensor(stored.dtype, stored.shape, read)
 
 
 def load(tensors, config=TINY, dtype=None):
@@ -116,14 +100,6 @@ def test_each_parameter_is_read_once_and_a_mask_never(layout):
     masked = {name for name in spy.tensors if name.endswith((".attn.bias", ".attn.masked_bias"))}
     assert len(spy.reads) == len(set(spy.reads)) == 28
     assert set(spy.reads) - tables == set(spy.tensors) - tables - masked
-
-
-def test_the_largest_tensors_are_read_first(monkeypatch):
-    monkeypatch.setattr("numgpt.checkpoint.names.READERS", 1)
-    spy = Spy(hub_tensors())
-    read_params(*match_params(spy.tensors, TINY, "x"))
-    sizes = [spy.tensors[name].shape for name in spy.reads]
-    assert sizes == sorted(sizes, key=lambda shape: -math.prod(shape))
 
 
 def test_a_mask_is_no_bias_even_where_it_has_the_shape_of_one():
@@ -403,12 +379,3 @@ def test_where_a_head_is_stored_a_fault_elsewhere_reads_nothing_but_the_two_that
     with pytest.raises(CheckpointError):
         match_params(spy.tensors, TINY, "x")
     assert set(spy.reads) <= {"lm_head.weight", "wte.weight"}
-
-
-def test_the_tall_matrix_of_the_mlp_lies_in_memory_by_columns():
-    config = Config(n_vocab=9, n_ctx=5, n_embd=4, n_head=2, n_layer=2, n_inner=130)
-    params = random_params(config)
-    given = {path: LazyTensor("F32", x.shape, x.copy) for path, x in leaves(params)}
-    for (path, x), (_, y) in zip(leaves(read_params(given, config)), leaves(params), strict=True):
-        np.testing.assert_array_equal(x, y, err_msg=path)
-        assert x.flags.f_contiguous if path.endswith("mlp.c_proj.w") else x.flags.c_contiguous

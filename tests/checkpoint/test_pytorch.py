@@ -1,13 +1,10 @@
-"""The reader of torch.save's files: exact arrays out of sound files, one clear message for each unsound one, and
-nothing run, imported or blown up by a hostile one."""
+"""The reader of torch.save's files: exact arrays out of sound files, and one clear message for each unsound one."""
 
 import base64
 import json
 import math
-import os
 import pickle
 import struct
-import subprocess
 import sys
 import tracemalloc
 import zipfile
@@ -16,18 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support import pickles
 from support.pickles import Code, archive, call, dump, finish, legacy, name, storage, tensor
+from support.readers import fault, fuzz, read_or_refused, write
 
-from numgpt.checkpoint import pytorch as module
-from numgpt.checkpoint.files import DTYPES
+from numgpt.checkpoint.pickles import MAX_PICKLE
 from numgpt.checkpoint.pytorch import find_state_dict, read_object, read_pytorch, read_pytorch_index
-from numgpt.checkpoint.tensors import LazyTensor
+from numgpt.checkpoint.tensors import DTYPES, LazyTensor
 from numgpt.errors import CheckpointError
 
-ROOT = Path(__file__).parents[2]
 DAMAGED = "the file is damaged, download it again"
 ALONE = "if you trust the file, load it in PyTorch and save its state_dict() alone"
 AGAIN = "load it in PyTorch and save it again"
@@ -63,19 +59,8 @@ def literal(text: str) -> bytes:
     return zlib.decompress(base64.b85decode(text))
 
 
-def write(folder: Path, raw: bytes, name: str = "x.bin") -> Path:
-    path = folder / name
-    path.unlink(missing_ok=True)  # some file systems are slow to write a file anew
-    path.write_bytes(raw)
-    return path
-
-
 def message(path: Path, read=read_object) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        read(path)
-    text = str(caught.value)
-    assert text.startswith(f"{path}: ")
-    return text[len(f"{path}: ") :]
+    return fault(path, read)
 
 
 def both(value: object, storages: dict[str, tuple[int, bytes]]) -> list[bytes]:
@@ -92,7 +77,7 @@ def floats(*numbers: float) -> tuple[int, bytes]:
 
 @pytest.mark.parametrize("text", [LEGACY, ZIP], ids=["legacy", "zip"])
 def test_a_literal_file_of_pytorch_is_read(tmp_path, text):
-    found = read_pytorch(write(tmp_path, literal(text)))
+    found = read_pytorch(write(tmp_path / "x.bin", literal(text)))
     assert {key: (t.dtype, t.shape) for key, t in found.items()} == {
         "wte.weight": ("F32", (2, 3)),
         "head": ("F32", (3, 2)),
@@ -114,7 +99,7 @@ def test_each_dtype_is_read_and_halves_are_widened(tmp_path, dtype, container):
     raw = bits.astype(np.uint8).tobytes()
     value = {"run": tensor(storage(dtype, "0", 1000), (40, 25), (25, 1)), "turned": None}
     value["turned"] = tensor(storage(dtype, "0", 1000), (25, 40), (1, 25))
-    found = read_object(write(tmp_path, both(value, {"0": (1000, raw)})[container]))
+    found = read_object(write(tmp_path / "x.bin", both(value, {"0": (1000, raw)})[container]))
     expected = np.frombuffer(raw, stored).reshape(40, 25)
     if dtype == "BF16":
         expected = (expected.astype(np.uint32) << 16).view(np.float32)
@@ -155,7 +140,9 @@ def test_views_are_read_as_the_tensors_that_they_are(tmp_path, view, container):
     shape, stride, offset = VIEWS[view]
     numbers = np.arange(24, dtype="<i2")
     of = storage("I16", "0", 24)
-    path = write(tmp_path, both({"a": tensor(of, shape, stride, offset)}, {"0": (24, numbers.tobytes())})[container])
+    path = write(
+        tmp_path / "x.bin", both({"a": tensor(of, shape, stride, offset)}, {"0": (24, numbers.tobytes())})[container]
+    )
     array = read_object(path)["a"].read()
     assert array.shape == shape
     assert array.flags.c_contiguous
@@ -169,14 +156,14 @@ def test_views_are_read_as_the_tensors_that_they_are(tmp_path, view, container):
 def test_tensors_that_share_a_storage_get_arrays_of_their_own(tmp_path):
     of = storage("F32", "0", 2)
     for raw in both({"a": tensor(of, (2,), (1,)), "b": tensor(of, (2,), (1,))}, {"0": floats(1, 2)}):
-        found = read_object(write(tmp_path, raw))
+        found = read_object(write(tmp_path / "x.bin", raw))
         found["a"].read()[:] = 9
         assert found["a"].read().tolist() == found["b"].read().tolist() == [1, 2]
 
 
 def test_a_part_of_a_legacy_storage_is_read_from_its_place(tmp_path):
     parts = [tensor(storage("F32", "root", 5, part), (2,), (1,), 0) for part in [None, ("a", 1, 2), ("b", 3, 2)]]
-    found = read_object(write(tmp_path, legacy(parts, {"root": floats(0, 1, 2, 3, 4)})))
+    found = read_object(write(tmp_path / "x.bin", legacy(parts, {"root": floats(0, 1, 2, 3, 4)})))
     assert [t.read().tolist() for t in found] == [[0, 1], [1, 2], [3, 4]]
 
 
@@ -185,7 +172,7 @@ def test_parameters_and_old_tensors_are_tensors(tmp_path):
     plain, hooks = tensor(of, (2,), (1,)), call("collections.OrderedDict")
     found = read_object(
         write(
-            tmp_path,
+            tmp_path / "x.bin",
             archive(
                 [
                     call("torch._utils._rebuild_tensor", of, 1, (1,), (1,)),
@@ -206,14 +193,14 @@ def test_plain_values_are_built(tmp_path):
         "text": ("", "é 重 🙂\0", b"\0\xff"),
         3: {2.5: 1, None: 2, b"k": 3},
     }
-    assert read_object(write(tmp_path, archive(value, {}))) == value
+    assert read_object(write(tmp_path / "x.bin", archive(value, {}))) == value
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_what_pickle_writes_is_built(tmp_path, protocol):
     shared = {"betas": (0.9, 0.95)}
     value = [shared, shared, [], (), {}, "x" * 300, b"", b"\xff\0" * 200, [[i] for i in range(300)], -1, 256, 1 << 70]
-    path = write(tmp_path, b"".join(pickle.dumps(v, protocol) for v in [pickles.MAGIC, 1001, {}, value, []]))
+    path = write(tmp_path / "x.bin", b"".join(pickle.dumps(v, protocol) for v in [pickles.MAGIC, 1001, {}, value, []]))
     found = read_object(path)
     assert found == value
     assert found[0] is not found[1]
@@ -231,12 +218,12 @@ def test_torch_values_become_plain_ones(tmp_path):
         call("__builtin__.bytes"),
     ]
     expected = [{"a": 1}, (2, 3), "cpu", "cuda:1", "torch.bfloat16", b"a\xff", b""]
-    assert read_object(write(tmp_path, archive(value, {}))) == expected
+    assert read_object(write(tmp_path / "x.bin", archive(value, {}))) == expected
 
 
 def test_the_name_of_the_file_and_of_its_folder_do_not_matter(tmp_path):
     (tmp_path / "重 x").mkdir()
-    path = write(tmp_path / "重 x", literal(ZIP).replace(b"archive/", b"any nam/"), "noending")
+    path = write(tmp_path / "重 x" / "noending", literal(ZIP).replace(b"archive/", b"any nam/"))
     assert list(read_pytorch(str(path))) == ["wte.weight", "head", "n", "half"]
 
 
@@ -281,7 +268,7 @@ def test_opening_reads_no_tensor_and_reading_needs_little_more_than_the_result(t
     count = 1 << 22
     of = storage("F32", "0", count)
     value = {"run": tensor(of, (count,), (1,)), "turned": tensor(of, (2, count // 2), (1, 2))}
-    path = write(tmp_path, both(value, {"0": (count, bytes(4 * count))})[container])
+    path = write(tmp_path / "x.bin", both(value, {"0": (count, bytes(4 * count))})[container])
     tracemalloc.start()
     found = read_object(path)
     opened = tracemalloc.get_traced_memory()[1]
@@ -298,7 +285,8 @@ def test_opening_reads_no_tensor_and_reading_needs_little_more_than_the_result(t
 def test_a_view_reads_only_from_its_first_number_to_its_last(tmp_path):
     count = 1 << 22
     path = write(
-        tmp_path, legacy([tensor(storage("F32", "0", count), (2,), (3,), 10)], {"0": (count, bytes(4 * count))})
+        tmp_path / "x.bin",
+        legacy([tensor(storage("F32", "0", count), (2,), (3,), 10)], {"0": (count, bytes(4 * count))}),
     )
     lazy = read_object(path)[0]
     tracemalloc.start()
@@ -329,7 +317,7 @@ W = tensor(storage("F32", "0", 2), (2,), (1,))
     ],
 )
 def test_the_state_dict_is_found(tmp_path, saved, model_args):
-    path = write(tmp_path, archive(saved, {"0": floats(1, 2)[1]}))
+    path = write(tmp_path / "x.bin", archive(saved, {"0": floats(1, 2)[1]}))
     found, args = find_state_dict(read_object(path), path)
     assert "w" in found
     assert all(t.read().tolist() == [1, 2] for t in found.values())
@@ -363,7 +351,7 @@ LOST = (
 )
 def test_what_holds_no_state_dict_is_refused(tmp_path, saved, expected):
     text = message(
-        write(tmp_path, archive(saved, {"0": floats(1, 2)[1]} if saved not in (5, {}) else {})), read_pytorch
+        write(tmp_path / "x.bin", archive(saved, {"0": floats(1, 2)[1]} if saved not in (5, {}) else {})), read_pytorch
     )
     if isinstance(saved, list):
         assert text.startswith("holds [LazyTensor(")
@@ -378,7 +366,7 @@ def test_what_holds_no_state_dict_is_refused(tmp_path, saved, expected):
 
 
 def shard(folder: Path, name: str, *tensors: str) -> None:
-    write(folder, archive(dict.fromkeys(tensors, W), {"0": floats(1, 2)[1]}), name)
+    write(folder / name, archive(dict.fromkeys(tensors, W), {"0": floats(1, 2)[1]}))
 
 
 def index(folder: Path, weight_map: object) -> Path:
@@ -640,7 +628,7 @@ UNSOUND = {
     ),
     "bytes of 4 GB": (
         pickled(b"B\xff\xff\xff\xff"),
-        says(f"takes 4,294,967,295 more bytes, expected at most {module.MAX_PICKLE - 7:,}"),
+        says(f"takes 4,294,967,295 more bytes, expected at most {MAX_PICKLE - 7:,}"),
     ),
     "name without end": (
         pickled(b"cos"),
@@ -659,7 +647,7 @@ UNSOUND = {
     "attributes of a tensor": (
         legacy([Code(W + b"}b")], ONE),
         says(
-            "sets attributes of _Tensor(storage=_Storag...shape=(2,), stride=(1,)), "
+            "sets attributes of Tensor(storage=Storage(...shape=(2,), stride=(1,)), "
             "expected an OrderedDict, to drop them",
             ALONE,
         ),
@@ -670,7 +658,7 @@ UNSOUND = {
     ),
     "a bare storage": (
         legacy({"a": [F32]}, ONE),
-        says("leaves _Storage(key='0', dtype='F32', begin=0, length=2) as 'a', expected a tensor", ALONE),
+        says("leaves Storage(key='0', dtype='F32', begin=0, length=2) as 'a', expected a tensor", ALONE),
     ),
     "call of text": (pickled(dump("os.system") + b")R"), calls("'os.system'", "()")),
     "call with a list": (pickled(name("collections.OrderedDict") + b"]R"), calls("collections.OrderedDict", "[]")),
@@ -696,7 +684,7 @@ UNSOUND = {
         legacy([call("torch._utils._rebuild_tensor_v2", F32, 0, (), (), False, OD, {"conj": True})], ONE),
         calls(
             "torch._utils._rebuild_tensor_v2",
-            "(_Storage(key='0', dtype='F32', begin=0, length=2), 0, (), (), False, {}, ...)",
+            "(Storage(key='0', dtype='F32', begin=0, length=2), 0, (), (), False, {}, ...)",
         ),
     ),
     "negative offset": (legacy([tensor(F32, (2,), (1,), -1)], ONE), sizes("(-1,)")),
@@ -775,15 +763,7 @@ UNSOUND = {
 @pytest.mark.parametrize("case", UNSOUND)
 def test_what_is_said_of_an_unsound_file(tmp_path, case):
     raw, expected = UNSOUND[case]
-    assert message(write(tmp_path, raw)) == expected
-
-
-def test_a_pickle_may_have_10000_keys_that_are_not_text(tmp_path):
-    """A file can choose numbers that a dict needs long for, but not text."""
-    value = [dict.fromkeys(range(5000)), dict.fromkeys(range(5000)), dict.fromkeys(map(str, range(20_000)))]
-    assert read_object(write(tmp_path, archive(value, {}))) == value
-    expected = says("has the key 0, expected text or, at most 10,000 times, a plain value", ALONE)
-    assert message(write(tmp_path, archive([*value, {0: 1}], {}))) == expected
+    assert message(write(tmp_path / "x.bin", raw)) == expected
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
@@ -793,7 +773,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_file_that_changes_after_it_was_opened_is_refused(tmp_path, stride):
-    path = write(tmp_path, legacy({"w": tensor(F32, (1 if stride == 2 else 2,), (stride,))}, ONE))
+    path = write(tmp_path / "x.bin", legacy({"w": tensor(F32, (1 if stride == 2 else 2,), (stride,))}, ONE))
     lazy = read_object(path)["w"]
     path.write_bytes(path.read_bytes()[:-1])
     fault = "the file has changed, expected it as its header was read: open it again"
@@ -804,242 +784,11 @@ def test_a_file_that_changes_after_it_was_opened_is_refused(tmp_path, stride):
 
 @pytest.mark.parametrize("shape", [(2,), (2, 1, 1), (1,)])
 def test_a_bool_is_0_or_1(tmp_path, shape):
-    lazy = read_object(write(tmp_path, archive([tensor(storage("BOOL", "0", 2), (2, 2), (1, 0))], {"0": b"\1\2"})))[0]
+    lazy = read_object(
+        write(tmp_path / "x.bin", archive([tensor(storage("BOOL", "0", 2), (2, 2), (1, 0))], {"0": b"\1\2"}))
+    )[0]
     with pytest.raises(CheckpointError, match="a BOOL with the byte 2, expected 0 or 1"):
         lazy.read()
-
-
-# --- hostile pickles
-
-
-class Evil:
-    """What pickle calls while it loads this."""
-
-    def __init__(self, *reduced: object):
-        self.reduced = reduced
-
-    def __reduce__(self) -> object:
-        return self.reduced
-
-
-def asks(what: str) -> str:
-    return says(f"asks for {what}, expected only tensors and plain values; nothing was run", ALONE)
-
-
-MARKER = "was-here"
-TOUCH = f"open({MARKER!r}, 'w')"
-EVIL = {
-    **{
-        f"{label}, protocol {protocol}": (
-            pickle.dumps(Evil(function, args), protocol),
-            asks(what if protocol > 2 else old),
-        )
-        for protocol in (2, 3, 4, 5)
-        for label, function, args, what, old in [
-            ("os.system", os.system, (f"touch {MARKER}",), f"{os.name}.system", f"{os.name}.system"),
-            ("eval", eval, (TOUCH,), "builtins.eval", "__builtin__.eval"),
-            ("exec", exec, (TOUCH,), "builtins.exec", "__builtin__.exec"),
-            ("getattr", getattr, ("", "upper"), "builtins.getattr", "__builtin__.getattr"),
-            ("import", __import__, ("this",), "builtins.__import__", "__builtin__.__import__"),
-            # pickle knows the modules of Python 2 by their names there
-            ("subprocess", subprocess.Popen, (["touch", MARKER],), "subprocess.Popen", "commands.Popen"),
-        ]
-    },
-    "torch.load": (finish(call("torch.load", "x")), asks("torch.load")),
-    "numpy.load": (finish(call("numpy.load", "x")), asks("numpy.load")),
-    "a class of ours": (
-        finish(call("numgpt.checkpoint.pytorch._Unpickler")),
-        asks("numgpt.checkpoint.pytorch._Unpickler"),
-    ),
-    "argparse.Namespace": (finish(Code(name("argparse.Namespace") + b")\x81")), asks("argparse.Namespace")),
-    "lookalike, NUL": (
-        finish(Code(b"ctorch._utils\0\n_rebuild_tensor_v2\n")),
-        asks(r"'torch._utils\x00._rebuild_tensor_v2'"),
-    ),
-    "lookalike, space": (
-        finish(Code(b"ctorch._utils \n_rebuild_tensor_v2\n")),
-        asks("torch._utils ._rebuild_tensor_v2"),
-    ),
-    "lookalike, Cyrillic": (finish(Code("ctorch\nSizе\n".encode())), asks("torch.Sizе")),
-    "lookalike, dtype": (finish(Code(b"ctorch\nfloat32.\xc3\xa9\n")), asks("torch.float32.é")),
-    "lookalike, line": (finish(Code(dump("torch.float32\n") + dump("x") + b"\x93")), asks(r"'torch.float32\n.x'")),
-    "dotted": (
-        finish(Code(dump("torch._utils") + dump("_rebuild_tensor_v2.__globals__") + b"\x93")),
-        asks("torch._utils._rebuild_tensor_v2.__globals__"),
-    ),
-    "dotted, other way": (
-        finish(Code(dump("torch") + dump("_utils._rebuild_tensor_v2.__globals__") + b"\x93")),
-        asks("torch._utils._rebuild_tensor_v2.__globals__"),
-    ),
-    "no module": (finish(Code(b"c\nSize\n")), asks(".Size")),
-    "name that is no text": (finish(Code(dump(b"os") + dump("system") + b"\x93")), asks(r"""(b'os', 'system')""")),
-    "INST": (finish(Code(b"(X\1\0\0\0xios\nsystem\n")), opcode("INST")),
-    "OBJ": (finish(Code(b"(" + name("torch.Size") + b"o")), opcode("OBJ")),
-    "NEWOBJ": (finish(Code(name("torch.Size") + b")\x81")), opcode("NEWOBJ")),
-    "NEWOBJ_EX": (finish(Code(name("torch.Size") + b")}\x92")), opcode("NEWOBJ_EX")),
-    "EXT1": (finish(Code(b"\x82\1")), opcode("EXT1")),
-    "EXT2": (finish(Code(b"\x83\1\0")), opcode("EXT2")),
-    "EXT4": (finish(Code(b"\x84\1\0\0\0")), opcode("EXT4")),
-    "PERSID": (finish(Code(b"P0\n")), opcode("PERSID")),
-    "NEXT_BUFFER": (finish(Code(b"\x97")), opcode("NEXT_BUFFER")),
-    "LONG4": (finish(Code(b"\x8b\xff\xff\xff\x7f")), opcode("LONG4")),
-    "LONG": (finish(Code(b"L" + b"9" * 5000 + b"L\n")), opcode("LONG")),
-    "no opcode": (finish(Code(b"\xff")), opcode("b'\\xff'")),
-    "BUILD of a function": (
-        finish(Code(name("torch.Size") + b"}" + dump("__call__") + b"Nsb")),
-        says("sets attributes of torch.Size, expected an OrderedDict, to drop them", ALONE),
-    ),
-    "call of a call": (
-        finish(Code(call("torch.device", "cpu") + b")R")),
-        calls("'cpu'", "()"),
-    ),
-}
-
-
-@pytest.mark.parametrize("case", EVIL)
-def test_nothing_that_a_pickle_asks_for_is_run_or_imported(tmp_path, monkeypatch, case):
-    raw, expected = EVIL[case]
-    monkeypatch.chdir(tmp_path)
-    loaded = set(sys.modules)
-    for file in (
-        raw,  # in the place of the magic number
-        b"".join([*map(finish, [pickles.MAGIC, 1001]), raw]),  # in that of the system's
-        b"".join([*map(finish, [pickles.MAGIC, 1001, {}]), raw]),  # in that of the object
-        b"".join([*map(finish, [pickles.MAGIC, 1001, {}, []]), raw]),  # in that of the keys
-        archive(Code(raw[:-1]), {}),
-    ):
-        assert message(write(tmp_path, file)) == expected
-    assert set(sys.modules) == loaded
-    assert os.listdir(tmp_path) == ["x.bin"]
-
-
-def test_python_tells_of_no_import_and_no_open_but_of_the_file(tmp_path):
-    """In a process of its own, as nothing takes a hook of sys.addaudithook away again."""
-    for i, (raw, _) in enumerate(EVIL.values()):
-        write(tmp_path, raw, f"{i}.bin")
-        write(tmp_path, archive(Code(raw[:-1]), {}), f"{i}.zip")
-    script = """
-import sys
-from pathlib import Path
-from numgpt.checkpoint.pytorch import read_pytorch
-from numgpt.errors import CheckpointError
-paths = sorted(Path(sys.argv[1]).iterdir())
-seen = []
-sys.addaudithook(lambda event, args: seen.append((event, str(args[0]) if args else "")))
-refused = 0
-for path in paths:
-    try:
-        read_pytorch(path)
-    except CheckpointError:
-        refused += 1
-seen = sorted(set(seen))
-others = [event for event in seen if event[0] not in ("open", "object.__getattr__") or event[1] not in map(str, paths)]
-print(refused, others)
-"""
-    run = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, check=True, timeout=60
-    )
-    assert run.stdout == f"{2 * len(EVIL)} []\n"
-
-
-def laughs(depth: int) -> bytes:
-    """[[...] * 10] * 10 ..., by the memo."""
-    code = b"]q\0"
-    for i in range(depth):
-        code += b"](" + b"h" + bytes([i]) + (b"h" + bytes([i])) * 9 + b"eq" + bytes([i + 1])
-    return code
-
-
-BOMBS = {
-    "nested tuples": b")" + b"\x85" * 100_000,
-    "nested tuple as a key": b"})" + b"\x85" * 100_000 + b"Ns",
-    "nested lists": b"]" * 80_000 + b"a" * 79_999,
-    "list in itself": b"]q\0h\0a",
-    "dict in itself": b"}q\0" + dump("a") + b"h\0s",
-    "billion laughs": laughs(60),
-    "laughs in a call": name("torch.Size") + laughs(60) + b"R",
-    "laughs as a key": b"}" + laughs(60) + b"Ns",
-    "laughs as sizes": call("torch._utils._rebuild_tensor", F32, 0, Code(laughs(60)), ()),
-    "laughs as an id": laughs(60) + b"Q",
-    "marks": b"(" * 2_000_000,
-    "dicts in a list": b"](" + b"}" * 100_000 + b"e",
-    "lists": b"](" + b"]" * 300_000 + b"e",
-    "shared dict": b"}q\0" + dump("a") + b"}s](" + b"h\0" * 100_000 + b"e",
-    "memo": b"N" + b"\x94" * 100_000,
-    "encode": dump("x" * 8_000_000) + b"q\0]" + (name("_codecs.encode") + b"h\0" + dump("latin1") + b"\x86Ra") * 200,
-    "wide text": dump("🙂" + "x" * 16_000_000),
-    "bytes in a message": dump(b"\xff" * 15_000_000) + b"q\0(" + b"h\0" * 1000 + b"tQ",
-    "numbers as keys": b"}(" + b"".join(dump(i << 40) + b"N" for i in range(80_000)) + b"u",
-    "tensors": b"](" + W + b"q\0" + b"h\0" * 100_000 + b"e",
-    "huge numbers": b"](" + (b"\x8a\xff" + b"\x7f" * 255) * 60_000 + b"e",
-    "large dicts in a message": b"}(" + b"".join(dump(f"{i}") + b"N" for i in range(100_000)) + b"uq\0("
-        + b"h\0" * 100 + b"t" + b"q\1" + (b"(" + b"h\1" * 10 + b"t") * 10 + b"Q",
-    "expanded": dump([tensor(F32, (1 << 40,), (0,))]),
-    "large frame": b"\x95" + b"\xff" * 8 + b"N",
-    "large text": b"X\xff\xff\xff\xff",
-    "large bytes": b"B\xff\xff\xff\xff",
-    "large memo": b"Nr\xff\xff\xff\xff",
-}  # fmt: skip
-
-
-def directories() -> dict[str, bytes]:
-    """Zip archives with much in their directories."""
-
-    def pack(directory: bytes, count: int) -> bytes:
-        return (
-            b"PK\3\4"
-            + directory
-            + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count & 0xFFFF, count & 0xFFFF, len(directory), 4, 0)
-        )
-
-    def entry(name: bytes, extra: bytes) -> bytes:
-        return (
-            struct.pack("<4s6H3I5H2I", b"PK\1\2", *[0] * 9, len(name), len(extra), 0, 0, 0, 0, 2**32 - 1) + name + extra
-        )
-
-    return {
-        "entries": pack(b"".join(entry(b"%d" % i, b"") for i in range(40_000)), 40_000),
-        "fields": pack(b"".join(entry(b"%d" % i, b"\0\0\0\0" * 16_000) for i in range(64)), 64),
-        "wide fields": pack(b"".join(entry(b"%d" % i, b"\1\0\0\0" * 16_000) for i in range(64)), 64),
-        "too large": pack(bytes(5 << 20), 1),
-    }
-
-
-@pytest.mark.thorough
-def test_no_file_needs_much_time_or_memory(tmp_path):
-    """In a process of its own, whose memory tells what was needed at most."""
-    for case, code in BOMBS.items():
-        write(tmp_path, archive(Code(code), {"0": bytes(8)}), f"{case}.zip")
-    for case, raw in directories().items():
-        write(tmp_path, raw, f"{case}.zip")
-    script = """
-import json, re, sys, time
-from pathlib import Path
-from numgpt.checkpoint.pytorch import read_pytorch
-from numgpt.errors import CheckpointError
-def peak():  # in MB. Not ru_maxrss, which begins at that of the process before exec, pytest's
-    status = Path("/proc/self/status")
-    return int(re.search(r"VmHWM:\\s*(\\d+)", status.read_text())[1]) >> 10 if status.exists() else 0
-result = {}
-for path in sorted(Path(sys.argv[1]).iterdir()):
-    start, text = time.process_time(), ""
-    try:
-        read_pytorch(path)
-    except CheckpointError as error:
-        text = str(error)
-    result[path.name] = time.process_time() - start, peak(), len(text)
-print(json.dumps(result))
-"""
-    run = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, check=True, timeout=300
-    )
-    result = json.loads(run.stdout)
-    assert len(result) == len(BOMBS) + 4
-    for case, (seconds, megabytes, length) in result.items():
-        assert length, case  # none is a state dict
-        assert length < 2000, case
-        assert seconds < 5, case
-        assert megabytes < 500, case
 
 
 # --- chance
@@ -1051,23 +800,18 @@ def folder(tmp_path_factory) -> Path:
 
 
 def outcome(folder: Path, raw: bytes) -> object:
-    """Open and read all of a file: nothing but a CheckpointError may come."""
+    """Open and read all of a file: how many tensors are in it, or None where a CheckpointError came."""
 
-    def tensors(value: object) -> int:
+    def tensors(value: object, found: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
         if isinstance(value, LazyTensor):
-            assert value.read().shape == value.shape
-            return 1
-        items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-        return sum(map(tensors, items))
+            found[str(len(found))] = value
+        for item in value.values() if isinstance(value, dict) else value if type(value) in (list, tuple) else ():
+            tensors(item, found)
+        return found
 
-    try:
-        value = read_object(write(folder, raw))
-        return tensors(value)
-    except CheckpointError as error:
-        text = str(error)
-    assert len(text) < 2000
-    assert "expected" in text
-    return None
+    path = write(folder / "x.bin", raw)
+    found = read_or_refused(path, lambda path: tensors(read_object(path), {}), longest=2000)
+    return None if found is None else len(found)
 
 
 SOUND = [literal(LEGACY), literal(ZIP), *both({"a": W, "b": [W, (1, None)], "c": {"d": 2.5, 3: b"x"}}, ONE)]
@@ -1104,14 +848,14 @@ def damaged(raw: bytes, changes: list[tuple[float, str, int | bytes, int]]) -> b
     return raw
 
 
-@settings(max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@fuzz(600)
 @given(damage)
 @pytest.mark.thorough
 def test_a_damaged_file_is_read_or_refused(folder, case):
     outcome(folder, damaged(*case))
 
 
-@settings(max_examples=300)
+@fuzz(300)
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.integers(0, 255), st.binary(max_size=4)), max_size=40))
 @example([b"N"])
 @pytest.mark.thorough

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.readers import fuzz, read_or_refused, refusal, write
 
 from numgpt.checkpoint import files
 from numgpt.checkpoint.safetensors import read_header, read_index, read_safetensors
-from numgpt.checkpoint.tensors import LazyTensor
-from numgpt.errors import CheckpointError
+from numgpt.checkpoint.tensors import DTYPES, LazyTensor
 
 ROOT = Path(__file__).parents[2]
 DAMAGED = "the file is damaged, download it again"
 UNKNOWN = f"it is no safetensors file, or {DAMAGED}"
 USE = "use the model's .safetensors file"
-DTYPES = "F64, F32, F16, BF16, I64, I32, I16, I8, U64, U32, U16, U8, BOOL"
+DTYPE_NAMES = "F64, F32, F16, BF16, I64, I32, I16, I8, U64, U32, U16, U8, BOOL"
 
 
 def pack(header: bytes, data: bytes = b"") -> bytes:
@@ -33,21 +33,12 @@ def entry(dtype: str, shape: object, begin: object, end: object) -> dict[str, ob
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
-def write(folder: Path, raw: bytes, name: str = "x.safetensors") -> Path:
-    path = folder / name
-    path.unlink(missing_ok=True)  # some file systems are slow to write a file anew
-    path.write_bytes(raw)
-    return path
-
-
 def save(folder: Path, header: object, data: bytes = b"", name: str = "x.safetensors") -> Path:
-    return write(folder, pack(json.dumps(header).encode(), data), name)
+    return write(folder / name, pack(json.dumps(header).encode(), data))
 
 
 def message(path: Path, read=read_safetensors) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        read(path)
-    return str(caught.value)
+    return refusal(path, read)
 
 
 # --- sound files
@@ -55,7 +46,7 @@ def message(path: Path, read=read_safetensors) -> str:
 
 def test_a_literal_file_gives_its_tensor_and_its_metadata(tmp_path):
     path = write(
-        tmp_path,
+        tmp_path / "x.safetensors",
         b'\x68\0\0\0\0\0\0\0{"__metadata__":{"format":"pt"},"wte":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}'
         b"               \0\0\x80\x3f\0\0\0\xc0",
     )
@@ -144,9 +135,9 @@ def test_every_half_is_widened_in_its_place_across_chunks(tmp_path, dtype):
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16", "I64", "BOOL"])
 @pytest.mark.parametrize("spaces", range(8))
 def test_arrays_are_aligned_wherever_the_data_begins(tmp_path, dtype, spaces):
-    width = files.DTYPES[dtype].itemsize
+    width = DTYPES[dtype].itemsize
     header = json.dumps({"a": entry("U8", [1], 0, 1), "b": entry(dtype, [3, 1], 1, 1 + 3 * width)}).encode()
-    path = write(tmp_path, pack(header + b" " * spaces, bytes(1 + 3 * width)))
+    path = write(tmp_path / "x.safetensors", pack(header + b" " * spaces, bytes(1 + 3 * width)))
     array = read_safetensors(path)["b"].read()
     flags = array.flags
     assert flags.aligned
@@ -169,9 +160,9 @@ def test_entries_may_come_in_any_order_and_are_given_in_the_order_of_the_data(tm
     assert [tensor.read().tolist() for tensor in tensors.values()] == [[1], 0x0302, [4, 5]]
 
 
-@pytest.mark.parametrize("dtype", files.DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_scalars_and_empty_tensors_are_arrays(tmp_path, dtype):
-    width = files.DTYPES[dtype].itemsize
+    width = DTYPES[dtype].itemsize
     header = {
         "none": entry(dtype, [2, 0, 3], 0, 0),
         "one": entry(dtype, [], 0, width),
@@ -191,7 +182,10 @@ def test_names_may_be_any_text(tmp_path):
     names = ["", " ", "é.ß", "重み", "🙂", 'a"b\\c\n\0', "h.0.attn.bias"]
     header = {name: entry("U8", [1], i, i + 1) for i, name in enumerate(names)}
     for ascii_only in (True, False):
-        path = write(tmp_path, pack(json.dumps(header, ensure_ascii=ascii_only).encode(), bytes(range(len(names)))))
+        path = write(
+            tmp_path / "x.safetensors",
+            pack(json.dumps(header, ensure_ascii=ascii_only).encode(), bytes(range(len(names)))),
+        )
         assert {name: int(tensor.read()[0]) for name, tensor in read_safetensors(path).items()} == {
             name: i for i, name in enumerate(names)
         }
@@ -199,7 +193,7 @@ def test_names_may_be_any_text(tmp_path):
 
 @pytest.mark.parametrize("header", [b"{}", b"{}     ", b'{"__metadata__":null}', b'{"__metadata__":{}}'])
 def test_a_file_without_tensors_is_sound(tmp_path, header):
-    path = write(tmp_path, pack(header))
+    path = write(tmp_path / "x.safetensors", pack(header))
     assert read_header(str(path)) == ({}, {})
 
 
@@ -220,7 +214,7 @@ def test_nothing_but_the_header_is_read_before_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 def test_reading_needs_the_memory_of_the_result_and_little_more(tmp_path, dtype):
     count = 1 << 22
-    size = count * files.DTYPES[dtype].itemsize
+    size = count * DTYPES[dtype].itemsize
     path = save(tmp_path, {"a": entry(dtype, [count], 0, size)})
     os.truncate(path, path.stat().st_size + size)
     tensor = read_safetensors(path)["a"]
@@ -430,7 +424,7 @@ UNSOUND = {
 
 @pytest.mark.parametrize(("raw", "said"), UNSOUND.values(), ids=UNSOUND)
 def test_an_unsound_file_is_refused_with_one_message(tmp_path, raw, said):
-    path = write(tmp_path, raw)
+    path = write(tmp_path / "x.safetensors", raw)
     assert message(path) == f"{path}: {said}"
 
 
@@ -438,14 +432,16 @@ def test_an_unsound_file_is_refused_with_one_message(tmp_path, raw, said):
     "dtype", ['"F8_E4M3"', '"F8_E5M2"', '"F4"', '"C64"', '"Q7"', '"f32"', '""', "1", "null", '["F32"]']
 )
 def test_other_dtypes_are_refused(tmp_path, dtype):
-    path = write(tmp_path, one(b'{"dtype":' + dtype.encode() + b',"shape":[4],"data_offsets":[0,4]}'))
+    path = write(tmp_path / "x.safetensors", one(b'{"dtype":' + dtype.encode() + b',"shape":[4],"data_offsets":[0,4]}'))
     said = repr(json.loads(dtype))
-    assert message(path) == f"{path}: a: dtype {said}, expected one of {DTYPES}: save it as F32, F16 or BF16"
+    assert message(path) == f"{path}: a: dtype {said}, expected one of {DTYPE_NAMES}: save it as F32, F16 or BF16"
 
 
 @pytest.mark.parametrize("shape", ["4", "null", '"4"', "{}", "[-4]", "[4.0]", "[true,4]", '["4"]', "[[4]]", "[null]"])
 def test_other_shapes_are_refused(tmp_path, shape):
-    path = write(tmp_path, one(b'{"dtype":"U8","shape":' + shape.encode() + b',"data_offsets":[0,4]}'))
+    path = write(
+        tmp_path / "x.safetensors", one(b'{"dtype":"U8","shape":' + shape.encode() + b',"data_offsets":[0,4]}')
+    )
     said = json.loads(shape)
     assert message(path) == (
         f"{path}: a: shape {said!r}, expected a list of at most 64 integers, none below 0: {DAMAGED}"
@@ -465,7 +461,9 @@ def test_64_axes_are_read_and_65_refused(tmp_path):
     "offsets", ["4", "null", "{}", "[]", "[4]", "[0,4,4]", "[-4,0]", "[0,4.0]", "[false,4]", '[0,"4"]']
 )
 def test_other_offsets_are_refused(tmp_path, offsets):
-    path = write(tmp_path, one(b'{"dtype":"U8","shape":[4],"data_offsets":' + offsets.encode() + b"}"))
+    path = write(
+        tmp_path / "x.safetensors", one(b'{"dtype":"U8","shape":[4],"data_offsets":' + offsets.encode() + b"}")
+    )
     said = json.loads(offsets)
     assert message(path) == (
         f"{path}: a: data_offsets {said!r}, expected integers [begin, end], 0 <= begin <= end: {DAMAGED}"
@@ -518,7 +516,7 @@ def test_a_file_that_changed_since_is_refused(tmp_path, change):
 
 @pytest.mark.parametrize("dtype", ["U8", "F16"])
 def test_a_file_that_ends_while_it_is_read_is_refused(tmp_path, monkeypatch, dtype):
-    size = 4 * files.DTYPES[dtype].itemsize
+    size = 4 * DTYPES[dtype].itemsize
     path = save(tmp_path, {"a": entry(dtype, [4], 0, size)}, bytes(size))
     version = (path.stat().st_size, 0)
     for module in "files", "safetensors":
@@ -623,7 +621,7 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path):
 
 def test_a_shard_that_is_unsound_is_named(tmp_path):
     path = shards(tmp_path, {"x": "a.safetensors"})
-    shard = write(tmp_path, b"", "a.safetensors")
+    shard = write(tmp_path / "a.safetensors", b"")
     assert message(path, read_index) == f"{shard}: 0 bytes, expected at least 8: {UNKNOWN}"
 
 
@@ -668,7 +666,7 @@ def test_a_shard_is_a_plain_name(tmp_path, shard):
     ],
 )
 def test_an_unsound_index_is_refused_with_one_message(tmp_path, raw, said):
-    path = write(tmp_path, raw, "model.safetensors.index.json")
+    path = write(tmp_path / "model.safetensors.index.json", raw)
     assert message(path, read_index) == f"{path}: {said}: {DAMAGED}"
 
 
@@ -684,27 +682,6 @@ def test_a_large_file_is_no_index(tmp_path):
 # --- any file at all
 
 
-def only_checkpoint_errors(path: Path, read=read_safetensors) -> None:
-    """Read all of a file. Whatever is in it, it gives arrays or a CheckpointError of one short line."""
-    said = ""
-    try:
-        for tensor in read(path).values():
-            array = tensor.read()
-            assert array.shape == tensor.shape
-            assert array.flags.aligned
-            assert array.flags.c_contiguous
-            assert array.flags.writeable
-    except CheckpointError as error:
-        said = str(error)
-    assert len(said) < 1000
-    assert said.isprintable()
-
-
-def fuzz(examples: int) -> settings:
-    unchecked = [HealthCheck.function_scoped_fixture]  # tmp_path may be shared: each example writes its file anew
-    return settings(max_examples=examples, deadline=None, suppress_health_check=unchecked)
-
-
 NAMES = st.text(max_size=3)
 
 
@@ -713,9 +690,9 @@ def sound_files(draw) -> bytes:
     """A sound file of up to four tensors, in any order of entries and with any padding."""
     entries, size = {}, 0
     for name in draw(st.lists(NAMES, max_size=4, unique=True)):
-        dtype = draw(st.sampled_from(sorted(files.DTYPES)))
+        dtype = draw(st.sampled_from(sorted(DTYPES)))
         shape = draw(st.lists(st.integers(0, 3), max_size=3))
-        end = size + math.prod(shape) * files.DTYPES[dtype].itemsize
+        end = size + math.prod(shape) * DTYPES[dtype].itemsize
         entries[name], size = entry(dtype, shape, size, end), end
     header = dict(draw(st.permutations(list(entries.items()))))
     if draw(st.booleans()):
@@ -727,7 +704,7 @@ def sound_files(draw) -> bytes:
 @fuzz(60)
 @given(raw=sound_files())
 def test_any_sound_file_is_read(tmp_path, raw):
-    path = write(tmp_path, raw)
+    path = write(tmp_path / "x.safetensors", raw)
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     assert read_header(path)[1] == header.pop("__metadata__", {})
     tensors = read_safetensors(path)
@@ -741,8 +718,8 @@ def test_any_sound_file_is_read(tmp_path, raw):
 @pytest.mark.thorough
 def test_a_flipped_bit_in_any_byte(tmp_path, raw, bit):
     for at in range(len(raw)):
-        path = write(tmp_path, raw[:at] + bytes([raw[at] ^ 1 << bit]) + raw[at + 1 :])
-        only_checkpoint_errors(path)
+        path = write(tmp_path / "x.safetensors", raw[:at] + bytes([raw[at] ^ 1 << bit]) + raw[at + 1 :])
+        read_or_refused(path, read_safetensors)
 
 
 @fuzz(25)
@@ -750,7 +727,7 @@ def test_a_flipped_bit_in_any_byte(tmp_path, raw, bit):
 @pytest.mark.thorough
 def test_any_truncation_is_refused(tmp_path, raw):
     for size in range(len(raw)):
-        path = write(tmp_path, raw[:size])
+        path = write(tmp_path / "x.safetensors", raw[:size])
         message(path)
 
 
@@ -759,19 +736,19 @@ def test_any_truncation_is_refused(tmp_path, raw):
 @pytest.mark.thorough
 def test_bytes_taken_out_and_put_in_anywhere(tmp_path, raw, out, put):
     for at in range(len(raw)):
-        path = write(tmp_path, raw[:at] + put + raw[at + out :])
-        only_checkpoint_errors(path)
+        path = write(tmp_path / "x.safetensors", raw[:at] + put + raw[at + out :])
+        read_or_refused(path, read_safetensors)
 
 
 NUMBERS = st.sampled_from([-1, 0, 1, 2, 4, 8, 2**31, 2**62, 2**63, 2**64, 10**50, 0.5, 1e300, True, None])
 VALUES = st.recursive(
-    NUMBERS | NAMES | st.sampled_from(sorted(files.DTYPES)),
+    NUMBERS | NAMES | st.sampled_from(sorted(DTYPES)),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=8,
 )
 ENTRIES = st.fixed_dictionaries(
     {
-        "dtype": st.sampled_from([*sorted(files.DTYPES), "F8_E4M3"]) | VALUES,
+        "dtype": st.sampled_from([*sorted(DTYPES), "F8_E4M3"]) | VALUES,
         "shape": st.lists(NUMBERS, max_size=4) | VALUES,
         "data_offsets": st.lists(NUMBERS, min_size=2, max_size=2) | VALUES,
     }
@@ -782,7 +759,7 @@ HEADERS = st.dictionaries(NAMES | st.just("__metadata__"), ENTRIES | VALUES, max
 @fuzz(80)
 @given(header=HEADERS, data=st.binary(max_size=8))
 def test_any_json_for_a_header(tmp_path, header, data):
-    only_checkpoint_errors(save(tmp_path, header, data))
+    read_or_refused(save(tmp_path, header, data), read_safetensors)
 
 
 @fuzz(80)
@@ -791,14 +768,14 @@ def test_any_json_for_a_header(tmp_path, header, data):
 )
 @pytest.mark.thorough
 def test_any_json_for_an_index(tmp_path, index):
-    path = write(tmp_path, json.dumps(index).encode(), "model.safetensors.index.json")
-    only_checkpoint_errors(path, read_index)
+    path = write(tmp_path / "model.safetensors.index.json", json.dumps(index).encode())
+    read_or_refused(path, read_index)
 
 
 @fuzz(80)
 @given(raw=st.binary(max_size=40))
 def test_any_bytes_at_all(tmp_path, raw):
     for content in (raw, pack(raw), pack(b"{" + raw)):
-        path = write(tmp_path, content)
-        only_checkpoint_errors(path)
-        only_checkpoint_errors(path, read_index)
+        path = write(tmp_path / "x.safetensors", content)
+        read_or_refused(path, read_safetensors)
+        read_or_refused(path, read_index)

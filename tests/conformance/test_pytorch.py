@@ -13,7 +13,8 @@ import pytest
 import torch
 import transformers
 
-from numgpt.checkpoint.pytorch import STORAGES, find_state_dict, read_object, read_pytorch, read_pytorch_index
+from numgpt.checkpoint.pickles import STORAGES
+from numgpt.checkpoint.pytorch import find_state_dict, read_object, read_pytorch, read_pytorch_index
 from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.errors import CheckpointError
 

@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 import transformers
 
-from numgpt.checkpoint.files import DTYPES
 from numgpt.checkpoint.safetensors import read_header, read_index, read_safetensors
+from numgpt.checkpoint.tensors import DTYPES
 from numgpt.errors import CheckpointError
 
 TORCH = {

@@ -14,7 +14,7 @@ import tensorflow as tf
 from support import bundles
 
 from numgpt.checkpoint.crc32c import crc32c, mask
-from numgpt.checkpoint.tensorflow import DATA_TYPES, check_tensors, find_tensorflow, read_tensorflow
+from numgpt.checkpoint.tensorflow import DATA_TYPES, check_tensors, index_named_by, read_tensorflow
 from numgpt.errors import CheckpointError
 
 TYPES = {name: tf.dtypes.as_dtype(number) for number, name in DATA_TYPES.items()}
@@ -126,14 +126,14 @@ def test_what_the_saver_of_openais_time_writes_is_found_and_read(tmp_path, monke
         saver = tf.compat.v1.train.Saver()
         saver.save(session, "model.ckpt")
         assert Path("checkpoint").stat().st_size == 77  # as OpenAI's
-        assert find_tensorflow(tmp_path) == tmp_path / "model.ckpt.index"
+        assert index_named_by(tmp_path / "checkpoint") == tmp_path / "model.ckpt.index"
         assert_read(tmp_path / "model.ckpt", arrays)
         saver.save(session, "model", global_step=7)
-        assert find_tensorflow(tmp_path) == tmp_path / "model-7.index"
+        assert index_named_by(tmp_path / "checkpoint") == tmp_path / "model-7.index"
         assert_read(tmp_path / "model-7.index", arrays)
         saver.save(session, str(tmp_path / "model.ckpt"))
         assert str(tmp_path) in Path("checkpoint").read_text()  # an absolute path, of which the last part counts
-        assert find_tensorflow(tmp_path) == tmp_path / "model.ckpt.index"
+        assert index_named_by(tmp_path / "checkpoint") == tmp_path / "model.ckpt.index"
     bundles.save(tmp_path / "ours", as_tensors(arrays))
     for file in ("index", "data-00000-of-00001"):
         assert (tmp_path / f"model-7.{file}").read_bytes() == (tmp_path / f"ours.{file}").read_bytes()

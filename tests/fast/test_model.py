@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 import numgpt
 from numgpt import model, ops
 from numgpt.cache import KVCache
-from numgpt.config import ACTIVATIONS, Config
+from numgpt.config import Config
 from numgpt.decoding.loop import generate
 from numgpt.errors import ContextError, OptionError, TokenError
 from numgpt.fast import model as fast
+from numgpt.ops import ACTIVATIONS
 from numgpt.params import leaves, map_leaves, random_params
 
 CONFIG = Config(n_vocab=23, n_ctx=17, n_embd=12, n_head=3, n_layer=2, eos_token_id=None)

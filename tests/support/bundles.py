@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from support.readers import write
+
 from numgpt.checkpoint.crc32c import crc32c, mask
 
 MAGIC = bytes.fromhex("57fb808b247547db")
@@ -132,9 +134,3 @@ def save(prefix: Path, tensors: dict[str, Tensor], n_shards: int = 1, block_size
     for i, shard in enumerate(shards):
         write(Path(f"{prefix}.data-{i:05}-of-{n_shards:05}"), shard)
     return write(Path(f"{prefix}.index"), index(tensors, n_shards, block_size))
-
-
-def write(path: Path, raw: bytes) -> Path:
-    path.unlink(missing_ok=True)  # some file systems are slow to write a file anew
-    path.write_bytes(raw)
-    return path
