@@ -16,7 +16,7 @@ HOMES = {  # each public name, and the module that it is imported from when it i
     "NumgptError": "errors",
     "OptionError": "errors",
     "TokenError": "errors",
-    "Tokenizer": "tokenizer",
+    "Tokenizer": "fast.tokenizer",
     "check_gradient": "training.gradient_check",
     "complete": "decoding.text",
     "forward": "model",

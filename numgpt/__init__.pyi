@@ -12,11 +12,11 @@ from numgpt.errors import DownloadError as DownloadError
 from numgpt.errors import NumgptError as NumgptError
 from numgpt.errors import OptionError as OptionError
 from numgpt.errors import TokenError as TokenError
+from numgpt.fast.tokenizer import Tokenizer as Tokenizer
 from numgpt.hub.loading import load as load
 from numgpt.measure.scoring import score as score
 from numgpt.model import Model as Model
 from numgpt.model import forward as forward
-from numgpt.tokenizer import Tokenizer as Tokenizer
 from numgpt.training.backward import loss_and_grads as loss_and_grads
 from numgpt.training.gradient_check import check_gradient as check_gradient
 from numgpt.training.run import train as train

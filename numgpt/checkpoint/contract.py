@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.config import Config
-from numgpt.tokenizer import Tokenizer
+from numgpt.fast.tokenizer import Tokenizer
 
 
 class Glance(NamedTuple):

@@ -13,8 +13,8 @@ from numgpt.checkpoint.vocabulary import from_folder
 from numgpt.checks import check_option
 from numgpt.config import Config
 from numgpt.errors import CheckpointError
+from numgpt.fast.tokenizer import Tokenizer
 from numgpt.model import Model
-from numgpt.tokenizer import Tokenizer
 
 
 def read_model(path: Path, dtype: str | None = None) -> Model:

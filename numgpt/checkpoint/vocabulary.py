@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from numgpt.checkpoint.files import read_small
 from numgpt.errors import CheckpointError
-from numgpt.tokenizer import BYTES, AddedToken, Pair, Tokenizer
+from numgpt.fast.tokenizer import AddedToken, Tokenizer
+from numgpt.tokenizer import BYTES, Pair
 
 
 def _spellings() -> dict[str, bytes]:
@@ -44,31 +45,35 @@ def gpt2() -> Tokenizer:
 
 
 class _GPT2(Tokenizer):
-    """GPT-2's tokenizer, whose tables are made when the first text or id asks for them: that takes 70 ms.
+    """GPT-2's tokenizer. Its tables are made when the first text or id asks for them, since that takes 70 ms.
 
-    A checkpoint with GPT-2's own files, which are told by their hashes, gets this one.
+    Loading a model asks for its sizes and special tokens alone, which are known beforehand.
     """
-
-    FILES = (  # sha256 of vocab.json, also called encoder.json; of merges.txt, also called vocab.bpe; of tokenizer.json
-        "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-        "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-        "8414cab924d8b9b33013f0d221c5862f365ee9be39c5c2bfae8a5a9e970478a6",
-    )
 
     def __init__(self) -> None:
         self._length, self.n_ordinary, self.special_tokens = 50257, 50256, {_END_OF_TEXT: 50256}
 
-    def __getattr__(self, name: str) -> Any:  # asked only for what is not there yet
+    def __getattr__(self, name: str) -> Any:
+        """Make the tables. Python calls this for an attribute that is not there: before they are made, any of them."""
         if name.startswith("__") or "ranks" in vars(self):
             raise AttributeError(name)
-        vars(self).update(vars(read_merges(Path(__file__).parents[1] / "data" / "vocab.bpe")))
+        vars(self).update(vars(read_merges(_MERGES)))
         return getattr(self, name)
+
+
+_MERGES = Path(__file__).parents[1] / "data" / "vocab.bpe"
+# sha256 of vocab.json, also called encoder.json; of merges.txt, also called vocab.bpe; of tokenizer.json
+_GPT2_FILES = (
+    "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    "8414cab924d8b9b33013f0d221c5862f365ee9be39c5c2bfae8a5a9e970478a6",
+)
 
 
 def _is_gpt2s(file: Path) -> bool:
     from hashlib import sha256  # here, as it takes 4 ms, which a mere import should not
 
-    return sha256(read_small(file)).hexdigest() in _GPT2.FILES
+    return sha256(read_small(file)).hexdigest() in _GPT2_FILES
 
 
 def read_merges(path: str | os.PathLike[str]) -> Tokenizer:

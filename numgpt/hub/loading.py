@@ -5,9 +5,9 @@ from typing import Any
 
 from numgpt.checkpoint.reading import find_tokenizer, float_dtype, open_checkpoint, read_model
 from numgpt.checkpoint.vocabulary import from_folder, gpt2
+from numgpt.fast.tokenizer import Tokenizer
 from numgpt.hub.folders import find, locate
 from numgpt.model import Model
-from numgpt.tokenizer import Tokenizer
 
 GPT2_VOCABULARY = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2", "124M", "355M", "774M", "1558M")
 

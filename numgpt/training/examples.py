@@ -10,7 +10,7 @@ import numpy as np
 from numgpt.checks import check_option
 from numgpt.config import Config
 from numgpt.errors import ContextError, OptionError, TokenError
-from numgpt.tokenizer import AddedToken, Tokenizer
+from numgpt.fast.tokenizer import AddedToken, Tokenizer
 from numgpt.training.backward import UNCOUNTED
 from numgpt.training.settings import Settings
 

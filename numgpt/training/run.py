@@ -35,10 +35,10 @@ from numgpt.checkpoint.vocabulary import from_folder, write_vocabulary
 from numgpt.checks import check_count
 from numgpt.config import Config
 from numgpt.errors import CheckpointError, OptionError
+from numgpt.fast.tokenizer import Tokenizer
 from numgpt.hub.loading import load, load_tokenizer
 from numgpt.model import Model, Params, compute_logits
 from numgpt.params import faults, leaves, map_leaves, param_shapes, random_params
-from numgpt.tokenizer import Tokenizer
 from numgpt.training.backward import UNCOUNTED, counted, cross_entropy, loss_and_grads
 from numgpt.training.examples import END_OF_TEXT, EVALUATED, Examples, batch, byte_tokenizer, read_examples, read_text
 from numgpt.training.optimizer import State, adamw, clip, schedule, start_state

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numgpt.checkpoint import vocabulary
 from numgpt.checkpoint.vocabulary import from_folder, gpt2, read_merges, read_tokenizer_json, read_vocabulary
 from numgpt.errors import CheckpointError
-from numgpt.tokenizer import Tokenizer
+from numgpt.fast.tokenizer import Tokenizer
 
 VOCABULARY = {"a": 0, "b": 1, "#": 2, "Ġ": 3, "ab": 4, "##": 5, "Ġab": 6, "<|endoftext|>": 7}
 MERGES = ["# #", "a b", "Ġ ab"]
@@ -368,8 +368,8 @@ def test_an_empty_vocabulary_is_refused(tmp_path: Path) -> None:
 
 def write_gpt2(folder: Path) -> Path:
     """GPT-2's two files, to the byte."""
-    merges = (Path(vocabulary.__file__).parent / "data" / "vocab.bpe").read_bytes()
-    tokenizer = read_merges(Path(vocabulary.__file__).parent / "data" / "vocab.bpe")
+    merges = (Path(vocabulary.__file__).parents[1] / "data" / "vocab.bpe").read_bytes()
+    tokenizer = read_merges(Path(vocabulary.__file__).parents[1] / "data" / "vocab.bpe")
     vocabulary.write_vocabulary(tokenizer, folder)
     ids = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     (folder / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
@@ -378,7 +378,7 @@ def write_gpt2(folder: Path) -> Path:
 
 
 def test_gpt2s_tokenizer_says_of_itself_what_its_tables_say() -> None:
-    told, made = gpt2(), read_merges(Path(vocabulary.__file__).parent / "data" / "vocab.bpe")
+    told, made = gpt2(), read_merges(Path(vocabulary.__file__).parents[1] / "data" / "vocab.bpe")
     assert (len(told), told.n_ordinary, told.special_tokens) == (len(made), made.n_ordinary, made.special_tokens)
     assert "ranks" not in vars(told)  # nothing of this needed the tables
     assert told.encode("Hello world") == made.encode("Hello world")

@@ -15,7 +15,7 @@ from tokenizers.models import BPE
 from transformers import GPT2TokenizerFast
 
 from numgpt.checkpoint.vocabulary import _spellings, from_folder, gpt2, read_tokenizer_json, read_vocabulary
-from numgpt.tokenizer import Tokenizer
+from numgpt.fast.tokenizer import Tokenizer
 
 GPT2 = gpt2()
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

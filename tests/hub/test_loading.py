@@ -29,12 +29,12 @@ import numgpt
 from numgpt.checkpoint.reading import open_checkpoint
 from numgpt.config import Config
 from numgpt.errors import CheckpointError, DownloadError, OptionError
+from numgpt.fast.tokenizer import Tokenizer
 from numgpt.hub import loading as models
 from numgpt.hub.folders import list_names, locate, weights_folder
 from numgpt.hub.loading import load, load_tokenizer
 from numgpt.model import Model
 from numgpt.params import check_params, count_params, leaves
-from numgpt.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 TINY = Config(n_vocab=11, n_ctx=7, n_embd=6, n_head=2, n_layer=2, n_inner=10, eos_token_id=None)

@@ -19,11 +19,11 @@ from numgpt import model
 from numgpt.cli import main as cli
 from numgpt.config import Config
 from numgpt.errors import CheckpointError, OptionError, TokenError
+from numgpt.fast.tokenizer import Tokenizer
 from numgpt.measure import scoring
 from numgpt.measure.scoring import Score, log_prob, paint, score, score_last_words
 from numgpt.model import Model
 from numgpt.params import map_leaves, random_params
-from numgpt.tokenizer import Tokenizer
 
 CONFIG = Config(n_vocab=31, n_ctx=16, n_embd=8, n_head=2, n_layer=2, eos_token_id=30)
 
