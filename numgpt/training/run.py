@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numgpt.checkpoint.disk import try_lock
 from numgpt.checkpoint.export import convert
 from numgpt.checkpoint.files import parse_json, wrong
 from numgpt.checkpoint.names import hub_name
@@ -36,7 +37,6 @@ from numgpt.checks import check_count
 from numgpt.config import Config
 from numgpt.errors import CheckpointError, OptionError
 from numgpt.hub.loading import load, load_tokenizer
-from numgpt.hub.transfer import try_lock
 from numgpt.model import Model, Params, compute_logits
 from numgpt.params import faults, leaves, map_leaves, param_shapes, random_params
 from numgpt.tokenizer import Tokenizer
