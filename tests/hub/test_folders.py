@@ -1,4 +1,4 @@
-"""Where checkpoints lie: in the folder of checkpoints, beside numgpt, in the Hugging Face cache; whole, or not at all."""
+"""Where checkpoints lie: in the folder of checkpoints, beside numgpt, in the Hugging Face cache; whole, or not there."""
 
 import json
 import sys
