@@ -1,4 +1,4 @@
-"""Where checkpoints lie: in the folder of checkpoints, beside numgpt, in the Hugging Face cache; whole, or not there."""
+"""Where checkpoints lie: in the folder of checkpoints, beside numgpt, in the Hugging Face cache; whole or not."""
 
 import json
 import sys
