@@ -32,8 +32,8 @@ from numgpt.decoding.beam import search
 from numgpt.decoding.rules import check_prompt, check_rules
 from numgpt.decoding.text import start_ids, text_of
 from numgpt.errors import ContextError, OptionError, TokenError
-from numgpt.measure.scoring import encode, score
-from numgpt.model import Model
+from numgpt.measure.scoring import score
+from numgpt.model import Model, tokenizer_of
 from numgpt.params import map_leaves
 
 KEYS = {"generate": "prompt", "score": "text"}  # of a line of input, by the kind of the job
@@ -129,7 +129,7 @@ def run_job(
 
 def check_settings(job: Job, model: Model) -> None:
     """Raise OptionError for a setting out of its range, before anything is read or written."""
-    encode(model, "")  # or there is no tokenizer
+    tokenizer_of(model)
     options = {name: value for name, value in job.settings.items() if name != "allow_special"}
     if job.kind == "generate":
         check_rules(model.config, tokenizer=model.tokenizer, **options)

@@ -34,7 +34,7 @@ def convert(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Pat
     Raises CheckpointError where the source is none, or the folder is taken or can't be written.
 
     >>> import tempfile
-    >>> from numgpt.hub.folders import locate
+    >>> from numgpt.hub.loading import locate
     >>> with tempfile.TemporaryDirectory() as place:
     ...     sorted(path.name for path in convert(locate("storyteller"), Path(place, "copy")).iterdir())
     ['config.json', 'merges.txt', 'model.safetensors', 'vocab.json']

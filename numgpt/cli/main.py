@@ -400,8 +400,10 @@ def score(args: argparse.Namespace) -> None:
     else:
         on_terminal = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         if pieces and (args.color == "always" or (args.color == "auto" and on_terminal)):
-            print(*scoring.paint(pieces, found.log_probs), sep="", end="\n\n")
-            shades = (f"\x1b[30;48;5;{shade}m {bits} \x1b[0m" for bits, shade in scoring.SHADES.items())
+            from numgpt.cli.colours import SHADES, paint
+
+            print(*paint(pieces, found.log_probs), sep="", end="\n\n")
+            shades = (f"\x1b[30;48;5;{shade}m {bits} \x1b[0m" for bits, shade in SHADES.items())
             conventions["colours"] = f"from {''.join(shades)} bits on"
         for name, value in conventions.items():
             print(f"  {name:<26} {value}")
@@ -468,7 +470,7 @@ def chat(args: argparse.Namespace) -> None:
 
     model = load_model(args)
     require(model.tokenizer, args.model)
-    path = import_module("numgpt.hub.folders").locate(args.model)
+    path = import_module("numgpt.hub.loading").locate(args.model)
     is_dialogue = knows_dialogue(args.model, path if path.is_dir() else path.parent)
     kind = args.format or ("dialogue" if is_dialogue else "transcript")
     seed = chosen_seed(args)
@@ -597,7 +599,7 @@ def inspect(args: argparse.Namespace) -> None:
 
 def open_named(name: str, progress: Any) -> Any:
     """Open a checkpoint that a command names."""
-    path = import_module("numgpt.hub.folders").locate(name, progress)
+    path = import_module("numgpt.hub.loading").locate(name, progress)
     return import_module("numgpt.checkpoint.reading").open_checkpoint(path)
 
 
@@ -628,7 +630,7 @@ def convert(args: argparse.Namespace) -> None:
     from numgpt.checkpoint.export import convert as convert_checkpoint
 
     with bar(args) as progress:
-        source = import_module("numgpt.hub.folders").locate(args.source, progress)
+        source = import_module("numgpt.hub.loading").locate(args.source, progress)
     folder = convert_checkpoint(source, args.folder)
     print(json.dumps({"path": str(folder)}) if args.json else folder)
 
@@ -789,12 +791,16 @@ def show(value: Any, model: numgpt.Model) -> str:
 
 def bench(args: argparse.Namespace) -> None:
     """numgpt bench: measure a model on this machine, beside what the machine could do at best."""
-    from numgpt.measure.bench import measure, table
+    from numgpt.cli.figures import notes, table
+    from numgpt.measure.bench import measure
+    from numgpt.measure.machine import load_average
 
     with bar(args) as progress:
-        path = import_module("numgpt.hub.folders").locate(args.model, progress)
+        path = import_module("numgpt.hub.loading").locate(args.model, progress)
     note(args, "measuring: some 10 seconds for the storyteller, a minute for 124M parameters")
+    busy = load_average()
     report = {"model": str(args.model), **measure(path)}
+    report["notes"] = notes(report["weight_bytes"], busy)
     print(json.dumps(report) if args.json else table(report))
 
 
@@ -819,7 +825,7 @@ def train(args: argparse.Namespace) -> None:
     steps = settings.get("steps", training.Settings().steps)
     if args.start and not Path(args.folder).exists():
         with bar(args) as progress:
-            import_module("numgpt.hub.folders").locate(args.start, progress)
+            import_module("numgpt.hub.loading").locate(args.start, progress)
     shown = None if args.quiet or sys.stderr is None else StepBar()
     done: training.Progress | None = None
     val = ""

@@ -1,37 +1,36 @@
 """Fetch checkpoints by name: from the Hugging Face Hub, and OpenAI's originals.
 
 A download ends in one of two ways: each file is whole, checked and under its name, or a DownloadError says what
-happened and what to do, and the next call goes on from there. How one file is fetched, transfer.py tells.
+happened and what to do, and the next call goes on from there. The same holds for one file, which `fetch` gets: web.py
+asks for its bytes, parts.py keeps them.
 
 Of a model on the Hub we ask first for the list of its files at a revision. The answer has the commit, which we keep to
 from there on, and with `blobs=true` the sizes, and the sha256 of large files. Only files that we read are fetched.
 
-Environment, as huggingface_hub reads it: HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH, HF_HUB_OFFLINE, HF_HUB_CACHE, HF_HOME;
-proxies and certificates as requests reads them. NUMGPT_OPENAI_URL names a mirror of OpenAI's originals.
+Environment, as huggingface_hub reads it: HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH. NUMGPT_OPENAI_URL names a mirror of
+OpenAI's originals.
 
-Sources: huggingface_hub, hf_api.py (the list), constants.py (the environment) and file_download.py (the cache).
+Sources: huggingface_hub, hf_api.py (the list), constants.py (the environment) and file_download.py (ranges).
 """
 
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from numgpt.errors import DownloadError
-from numgpt.hub.registry import KNOWN, OPENAI_ALIASES, OPENAI_FILES, File
-from numgpt.hub.transfer import (
+from numgpt.hub.folders import hf_home, read_shards
+from numgpt.hub.parts import Facts, Part, bytes_left, check_space, disk_errors, is_whole, lock
+from numgpt.hub.registry import OPENAI_FILES, File, Source, choose_files, parse_name
+from numgpt.hub.web import (
     HEAD,
     SETUP,
     Again,
-    Progress,
-    check_space,
-    disk_errors,
-    fetch,
-    find_parts,
+    is_number,
     is_offline,
     open_session,
     persist,
@@ -43,27 +42,13 @@ from numgpt.hub.transfer import (
 if TYPE_CHECKING:
     import requests
 
+Progress = Callable[[str, int, int | None], object]  # of a file: its name, the bytes so far, and in all if known
+
 HUB_URL = "https://huggingface.co"
 OPENAI_URL = "https://openaipublic.blob.core.windows.net/gpt-2/models"
 
-# The only names that a file can get, whatever a server or an index says.
-SMALL_FILES = (
-    "config.json", "generation_config.json", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json",
-)  # fmt: skip
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-SHARD = re.compile(r"(model-\d{5}-of-\d{5}\.safetensors|pytorch_model-\d{5}-of-\d{5}\.bin)", re.ASCII)
 RECORD = "download.json"  # lies in a folder that is whole, and says whose files these are
-
-MAX_LIST = 1 << 25  # bytes of a list of files, or of an index
-
-
-class Source(NamedTuple):
-    """Where a checkpoint is fetched from."""
-
-    repo: str  # "owner/name" on the Hub; "" for OpenAI's originals
-    revision: str  # a branch, a tag or a commit; of the originals the size: "124M"
-    files: Mapping[str, File]  # what is known of its files beforehand
+MAX_LIST = 1 << 25  # bytes of a list of files
 
 
 def download(name: str, folder: str | os.PathLike[str], *, progress: Progress | None = None) -> Path:
@@ -88,111 +73,147 @@ def download(name: str, folder: str | os.PathLike[str], *, progress: Progress | 
         headers = _auth_header() if source.repo else {}
         base, commit, files = _list_files(session, source, headers)
         names = choose_files(files, name) if source.repo else list(OPENAI_FILES)
-        check_space(folder, sum(_bytes_left(folder / file, files[file].size) for file in names))
+        check_space(folder, sum(bytes_left(folder / file, files[file].size) for file in names))
         for file in names:  # grows by the shards, when their index has come
             fetch(f"{base}/{file}", folder / file, *files[file], headers=headers, session=session, progress=progress)
             if file.endswith(".index.json"):
                 shards = read_shards(folder / file, files)
-                check_space(folder, sum(_bytes_left(folder / shard, files[shard].size) for shard in shards))
+                check_space(folder, sum(bytes_left(folder / shard, files[shard].size) for shard in shards))
                 names += shards
         sizes = {file: (folder / file).stat().st_size for file in names}
         _write_record(folder, {"source": _label(source), "commit": commit, "files": sizes})
     return folder
 
 
-def parse_name(name: str) -> Source:
-    """Tell where a checkpoint is fetched from. Raises DownloadError for what can't be a name.
+# --- one file
 
-    >>> parse_name("gpt2-medium@main").repo, parse_name("345M").revision, parse_name("owner/name@v1")[:2]
-    ('openai-community/gpt2-medium', '355M', ('owner/name', 'v1'))
+
+def fetch(
+    url: str,
+    path: str | os.PathLike[str],
+    size: int | None = None,
+    sha256: str | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    session: "requests.Session | None" = None,
+    progress: Progress | None = None,
+) -> None:
+    """Fetch one file, whole and checked, or raise.
+
+    url       http or https
+    path      where it goes
+    size      if known, in bytes
+    sha256    if known, in hex; else the hash that the server tells is checked
+    headers   sent to the host of `url`, and to no host that it redirects to
+    session   if there is one already
+    progress  called now and then as progress(name, bytes so far, bytes in all or None)
+    Returns nothing. A file that is already at `path` and has the hash is not fetched again; any other is replaced. If
+    another process is fetching the same file, this one waits for it.
+    Raises DownloadError. `path` is then as it was before, and the same call goes on where this one stopped.
     """
-    known, _, revision = name.partition("@")
-    known = OPENAI_ALIASES.get(known, known)
-    if known in KNOWN:
-        entry = KNOWN[known]
-        if entry.repo and revision:
-            return Source(entry.repo, _check_revision(revision), {})
-        if entry.repo or (entry.revision == known and not revision):
-            return Source(entry.repo, entry.revision, entry.files)
-        if not revision:
-            raise DownloadError(f"{name}: comes with numgpt: there is nothing to fetch")
-    elif re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", known, re.ASCII) and ".." not in known and len(known) <= 96:
-        return Source(known, _check_revision(revision or "main"), {})
+    path = Path(path)
+    want = Facts(size, "sha256" if sha256 else "", sha256 or "")
+    if is_offline():
+        raise DownloadError(f"{url}: not fetched, as HF_HUB_OFFLINE is set: unset it, and run this again")
+    with open_session(session) as session, disk_errors(path), lock(path):
+        if want.kind and is_whole(path, want):
+            return
+        with closing(Part(path, url)) as part:
+            tell = progress or (lambda name, done, total: None)
+            persist(url, lambda: _fetch_rest(session, url, headers or {}, part, want, tell), lambda: part.size)
+
+
+def _fetch_rest(
+    session: "requests.Session", url: str, headers: Mapping[str, str], part: Part, known: Facts, progress: Progress
+) -> None:
+    """Fetch the bytes that are missing, check the whole and give it its name. Raises Again if another try may help."""
+    with request(session, url, headers, part.size) as (response, told):
+        _compare(url, known, told)
+        want = (known if known.kind else told)._replace(size=known.size or told.size, etag=told.etag)
+        if want.kind and is_whole(part.target, want):
+            return
+        if part.size and not (part.is_of(want.etag) and (want.etag or want.kind)):
+            part.clear()
+            if response.status_code != 200:
+                raise Again("what was fetched before may be of another version of the file")
+        want = want._replace(size=_check_range(response, part, want.size))
+        part.begin(want)
+        resumed = part.size > 0
+        check_space(part.target.parent, (want.size or 0) - part.size)
+        if response.status_code != 416:
+            _read_body(response, part, want, url, progress)
+    _check_whole(url, part, want, resumed)
+    part.replace()
+
+
+def _compare(url: str, known: Facts, told: Facts) -> None:
+    """Refuse at once a file that can't be the one that is expected."""
+    theirs = told.digest if told.kind == "sha256" else ""
+    for what, a, b in (("size", told.size, known.size), ("sha256", theirs, known.digest)):
+        if a and b and a != b:
+            raise DownloadError(
+                f"{url}: the server has {what} {a}, expected {b}: it is not the file that numgpt knows; if HF_ENDPOINT "
+                f"is set, try without"
+            )
+
+
+def _check_range(response: "requests.Response", part: Part, size: int | None) -> int | None:
+    """Check that the answer goes on where the part ends. Where it is the whole file, the part is dropped.
+
+    Returns the size of the file, if it is known now.
+    """
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
+        raise Again(f"the answer is compressed as {encoding:.20}, unasked")
+    if response.status_code == 200:
+        part.clear()
+        length = response.headers.get("Content-Length", "")
+        return size or (int(length) if is_number(length) and encoding == "identity" else None)
+    says = response.headers.get("Content-Range", "")
+    if part.size and response.status_code == 416 and part.size == size:
+        return size  # nothing was left to fetch
+    found = re.fullmatch(rf"bytes {part.size}-\d+/(\d+|\*)", says, re.ASCII)
+    if part.size and response.status_code == 206 and encoding == "identity" and found:
+        return size or (int(found[1]) if is_number(found[1]) else None)
+    at = part.size
+    part.clear()
+    raise Again(f"asked for the bytes from {at:,} on, it answered {response.status_code} ({says[:80] or 'no range'})")
+
+
+def _read_body(response: "requests.Response", part: Part, want: Facts, url: str, progress: Progress) -> None:
+    """Append the body of an answer. Raises DownloadError if it can't be of the file, whatever the status."""
+    name, fresh, head = part.target.name, not part.size, b""
+    if not (want.size or want.kind or "chunked" in response.headers.get("Transfer-Encoding", "")):
+        raise DownloadError(f"{url}: the server tells neither length nor hash, so a cut would not be seen: {SETUP}")
+    progress(name, part.size, want.size)
+    for chunk in read_chunks(response):
+        if fresh and len(head) < HEAD:
+            head = (head + chunk)[:HEAD]
+            if wrong := wrong_start(name, head):
+                part.clear()
+                raise DownloadError(f"{url}: {wrong}")
+        if want.size and part.size + len(chunk) > want.size:
+            part.clear()
+            raise Again(f"more bytes came than the {want.size:,} of the file")
+        part.write(chunk)
+        progress(name, part.size, want.size)
+
+
+def _check_whole(url: str, part: Part, want: Facts, resumed: bool) -> None:
+    """Check the size and the hash of what was fetched. What is wrong is dropped."""
+    if part.size < (want.size or 1):
+        size = f"{want.size:,}" if want.size else "an unknown number of"
+        raise Again(f"the answer ended after {part.size:,} of {size} bytes")
+    got = part.digest(want.kind) if want.kind else ""
+    if got == want.digest:
+        return
+    part.clear()
+    if resumed:  # what was there before may be to blame
+        raise Again(f"{want.kind} {got}, expected {want.digest}")
     raise DownloadError(
-        f"{name!r:.200} is no name to fetch: expected owner/name or owner/name@revision, as on the Hugging Face Hub, "
-        f"or one of {', '.join(n for n in KNOWN if n != 'storyteller')}"
+        f"{url}: {want.kind} {got}, expected {want.digest}: the bytes were removed; run this again, and if it is the "
+        f"same again, the server or a proxy changes the file"
     )
-
-
-def is_name(name: str) -> bool:
-    """Tell whether `download` takes a name: it is known, or could be that of a model on the Hub.
-
-    >>> is_name("gpt2"), is_name("owner/name@v1"), is_name("gpt3"), is_name("../folder"), is_name("a/b/c")
-    (True, True, False, False, False)
-    """
-    try:
-        return bool(parse_name(name))
-    except DownloadError:
-        return False
-
-
-def hf_cache_folder(name: str) -> Path | None:
-    """Return the folder of a model in the Hugging Face cache, or None where it is not there with config and weights.
-
-    name  as of `download`. Of a name with a pinned revision, another revision is taken too, if the cache has only that
-    Source: huggingface_hub, file_download.py: models--owner--name/snapshots/<commit>, and refs/<branch or tag>, which
-    holds a commit. Files there are links into blobs/.
-    """
-    if not is_name(name) or not (source := parse_name(name)).repo:
-        return None
-    # Before they had an owner, the models of OpenAI lay under their bare names.
-    for repo in [source.repo] + [name] * (name in KNOWN):
-        root = _hf_cache() / ("models--" + repo.replace("/", "--"))
-        for revision in [source.revision] + ["main"] * (name in KNOWN):
-            commit = revision
-            with suppress(OSError, ValueError):
-                commit = (root / "refs" / revision).read_text(encoding="ascii").strip()
-            folder = root / "snapshots" / commit
-            if re.fullmatch("[0-9a-f]{40}", commit) and _has_model(folder):
-                return folder
-    return None
-
-
-def choose_files(names: Iterable[str], model: str) -> list[str]:
-    """Choose from a repository the files that are needed, the weights last: safetensors before torch's own format.
-
-    Raises DownloadError where there is no config.json, or no weights that numgpt reads; `model` is named in it.
-
-    >>> choose_files(["pytorch_model.bin", "model.safetensors", "../x", "config.json", "tf_model.h5"], "owner/name")
-    ['config.json', 'model.safetensors']
-    """
-    names = set(names)
-    weights = [file for file in WEIGHTS if file in names][:1]
-    if not weights or "config.json" not in names:
-        raise DownloadError(
-            f"{model}: has no {WEIGHTS[0] if 'config.json' in names else 'config.json'}, expected config.json and one "
-            f"of {', '.join(WEIGHTS)}: choose another model or revision"
-        )
-    return [file for file in SMALL_FILES if file in names] + weights
-
-
-def read_shards(index: Path, names: Iterable[str]) -> list[str]:
-    """Return the names of the shards that an index lists, in order.
-
-    Raises DownloadError for an index that is none, a name that can't be that of a shard, or one not among `names`.
-    """
-    try:
-        if index.stat().st_size > MAX_LIST:
-            raise ValueError("an index of millions of tensors")
-        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise DownloadError(f"{index}: no index of shards: delete it, and run this again") from None
-    for shard in shards:
-        if not isinstance(shard, str) or not SHARD.fullmatch(shard):
-            raise DownloadError(f"{index}: {shard!r:.200} is no name of a shard: don't trust this model")
-        if shard not in names:
-            raise DownloadError(f"{index}: lists {shard}, which the repository does not have: tell its owner")
-    return shards
 
 
 # --- the Hub's list of files
@@ -223,6 +244,7 @@ def _list_files(
 
 
 def _fetch_list(session: "requests.Session", url: str, headers: Mapping[str, str]) -> Any:
+    """Ask once for the list of files. Raises Again if another try may help."""
     body = b""
     with request(session, url, headers) as (response, _):
         for chunk in read_chunks(response):
@@ -238,25 +260,16 @@ def _fetch_list(session: "requests.Session", url: str, headers: Mapping[str, str
 
 
 def _read_entry(entry: Mapping[str, Any]) -> File:
+    """Read what the list tells of a file; what can't be a size or a sha256 is left out."""
     lfs = entry.get("lfs") or {}
     size, sha256 = lfs.get("size", entry.get("size")), lfs.get("sha256")
     sound = isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)
     return File(size if type(size) is int and size > 0 else None, sha256 if sound else None)
 
 
-def _check_revision(revision: str) -> str:
-    if re.fullmatch(r"[\w./+-]+", revision, re.ASCII) and ".." not in revision and not revision.startswith("/"):
-        return revision
-    raise DownloadError(
-        f"{revision!r:.200} is no revision: expected a branch, a tag or a commit, as in owner/name@main"
-    )
-
-
 def _label(source: Source) -> str:
+    """Name a source in the record of a folder."""
     return f"{source.repo or 'openai'}@{source.revision}"
-
-
-# --- the environment
 
 
 def _endpoint() -> str:
@@ -268,42 +281,13 @@ def _auth_header() -> dict[str, str]:
     token = os.environ.get("HF_TOKEN", "").strip()
     if not token and _endpoint() == HUB_URL:
         with suppress(OSError, ValueError):
-            token = Path(os.environ.get("HF_TOKEN_PATH") or _hf_home() / "token").read_text(encoding="utf-8").strip()
+            token = Path(os.environ.get("HF_TOKEN_PATH") or hf_home() / "token").read_text(encoding="utf-8").strip()
     if not re.fullmatch("[!-~]*", token):
         raise DownloadError("HF_TOKEN: a space or another character that no token has is in it: copy it again")
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def _hf_home() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    return _expand(os.environ.get("HF_HOME") or os.path.join(cache, "huggingface"))
-
-
-def _hf_cache() -> Path:
-    chosen = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    return _expand(chosen) if chosen else _hf_home() / "hub"
-
-
-def _expand(path: str) -> Path:
-    return Path(os.path.expandvars(os.path.expanduser(path)))
-
-
-# --- the disk
-
-
-def _bytes_left(path: Path, size: int | None) -> int:
-    here = [p.stat().st_size for p in [path, *find_parts(path)] if p.is_file()]
-    return max(0, (size or 0) - max(here, default=0))
-
-
-def _has_model(folder: Path) -> bool:
-    """Tell whether a folder has a config and all weights."""
-    try:
-        names = {path.name for path in folder.iterdir() if path.is_file()}
-        weights = choose_files(names, "")[-1]
-        return not weights.endswith(".index.json") or bool(read_shards(folder / weights, names))
-    except OSError:  # a DownloadError too
-        return False
+# --- the record of a folder that is whole
 
 
 def _find_missing(folder: Path, source: Source) -> list[str] | None:

@@ -1,43 +1,24 @@
-"""Where checkpoints lie on this machine, by their names."""
+"""Where checkpoints lie on this machine, by their names.
+
+Environment: NUMGPT_WEIGHTS, the folder of checkpoints; HF_HOME and HF_HUB_CACHE, as huggingface_hub reads them.
+"""
 
 import json
 import os
+import re
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from numgpt.checkpoint.formats import find_weights
 from numgpt.errors import CheckpointError, DownloadError
-from numgpt.hub.registry import KNOWN
+from numgpt.hub.registry import KNOWN, choose_files, is_name, parse_name
 
 HERE = Path(__file__).parent.parent  # the package
 CHECKOUT = HERE.parent if (HERE.parent / "pyproject.toml").is_file() else None
-
-
-def locate(name_or_path: str | os.PathLike[str], progress: Any = None) -> Path:
-    """Return where a checkpoint lies; fetch it first where it has to be.
-
-    Looked up in this order: a path, the bundled model, the folder of checkpoints, the Hugging Face cache, a download
-    into the folder of checkpoints.
-    progress  shows how the download gets on; see `numgpt.download`
-    Raises CheckpointError where there is none, with the places that were searched; DownloadError.
-    """
-    if path := find(name_or_path):
-        return path
-    name = os.fspath(name_or_path)
-    from numgpt.hub.download import download, is_name
-
-    if is_name(name):
-        try:
-            return download(name, weights_folder() / name, progress=progress)
-        except DownloadError as error:
-            if name in KNOWN:
-                raise
-            raise DownloadError(f"{name}: no such file or folder here; and as a name on the Hub: {error}") from None
-    raise CheckpointError(
-        f"no checkpoint {name!r:.200}: no such file or folder, not in {weights_folder()}, and no name of one to "
-        f"download; `numgpt models` lists what is known and at hand"
-    )
+SHARD = re.compile(r"(model-\d{5}-of-\d{5}\.safetensors|pytorch_model-\d{5}-of-\d{5}\.bin)", re.ASCII)
+MAX_INDEX = 1 << 25  # bytes
 
 
 def find(name_or_path: str | os.PathLike[str]) -> Path | None:
@@ -53,11 +34,9 @@ def find(name_or_path: str | os.PathLike[str]) -> Path | None:
 
 
 def find_named(name: str) -> Path | None:
-    """Return where a checkpoint lies that has this name, and not just a path: or None."""
+    """Return where the checkpoint of this name lies, or None. A path is no name."""
     if name == "storyteller" and bundled().exists():
         return bundled()
-    from numgpt.hub.download import hf_cache_folder, is_name
-
     ours = weights_folder() / name
     if name and ours.exists() and not (is_name(name) and _is_unfinished(ours)):
         return ours
@@ -65,7 +44,7 @@ def find_named(name: str) -> Path | None:
 
 
 def _is_unfinished(folder: Path) -> bool:
-    """Whether a download into a folder was cut: a part of a file lies there, or not all weights do."""
+    """Tell whether a download into a folder was cut: a part of a file lies there, or not all weights do."""
     try:
         weights = find_weights(folder)
         if weights.name.endswith(".index.json"):
@@ -111,7 +90,78 @@ def weights_folder() -> Path:
 
 
 def _home() -> Path:
+    """Return the user's home folder. Raises CheckpointError where there is none."""
     try:
         return Path.home()
     except RuntimeError:
         raise CheckpointError("you have no home folder here: set NUMGPT_WEIGHTS to a folder for checkpoints") from None
+
+
+# --- the Hugging Face cache
+
+
+def hf_cache_folder(name: str) -> Path | None:
+    """Return the folder of a model in the Hugging Face cache, or None where it is not there with config and weights.
+
+    name  as for `download`. Of a name with a pinned revision, another revision is taken too, if the cache has only that
+    Source: huggingface_hub, file_download.py: models--owner--name/snapshots/<commit>, and refs/<branch or tag>, which
+    holds a commit. Files there are links into blobs/.
+    """
+    if not is_name(name) or not (source := parse_name(name)).repo:
+        return None
+    # Before they had an owner, the models of OpenAI lay under their bare names.
+    for repo in [source.repo] + [name] * (name in KNOWN):
+        root = _hf_cache() / ("models--" + repo.replace("/", "--"))
+        for revision in [source.revision] + ["main"] * (name in KNOWN):
+            commit = revision
+            with suppress(OSError, ValueError):
+                commit = (root / "refs" / revision).read_text(encoding="ascii").strip()
+            folder = root / "snapshots" / commit
+            if re.fullmatch("[0-9a-f]{40}", commit) and _has_model(folder):
+                return folder
+    return None
+
+
+def _has_model(folder: Path) -> bool:
+    """Tell whether a folder has a config and all weights."""
+    try:
+        names = {path.name for path in folder.iterdir() if path.is_file()}
+        weights = choose_files(names, "")[-1]
+        return not weights.endswith(".index.json") or bool(read_shards(folder / weights, names))
+    except OSError:  # a DownloadError too
+        return False
+
+
+def read_shards(index: Path, names: Iterable[str]) -> list[str]:
+    """Return the names of the shards that an index lists, in order.
+
+    Raises DownloadError for an index that is none, a name that can't be that of a shard, or one not among `names`.
+    """
+    try:
+        if index.stat().st_size > MAX_INDEX:
+            raise ValueError("an index of millions of tensors")
+        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise DownloadError(f"{index}: no index of shards: delete it, and run this again") from None
+    for shard in shards:
+        if not isinstance(shard, str) or not SHARD.fullmatch(shard):
+            raise DownloadError(f"{index}: {shard!r:.200} is no name of a shard: don't trust this model")
+        if shard not in names:
+            raise DownloadError(f"{index}: lists {shard}, which the repository does not have: tell its owner")
+    return shards
+
+
+def _hf_cache() -> Path:
+    """Return the folder of huggingface_hub's cache."""
+    chosen = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    return _expand(chosen) if chosen else hf_home() / "hub"
+
+
+def hf_home() -> Path:
+    """Return the folder of huggingface_hub, which holds its cache and the token that `hf auth login` saved."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    return _expand(os.environ.get("HF_HOME") or os.path.join(cache, "huggingface"))
+
+
+def _expand(path: str) -> Path:
+    return Path(os.path.expandvars(os.path.expanduser(path)))

@@ -1,12 +1,14 @@
-"""`load`: from the name of a checkpoint, a folder or a file to a Model."""
+"""Load a checkpoint by its name, or by its path: find it on this machine, else fetch it, and read it."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from numgpt.checkpoint.reading import find_tokenizer, float_dtype, open_checkpoint, read_model
 from numgpt.checkpoint.vocabulary import from_folder, gpt2
-from numgpt.fast.tokenizer import Tokenizer
-from numgpt.hub.folders import find, locate
+from numgpt.errors import CheckpointError, DownloadError
+from numgpt.hub.folders import find, weights_folder
+from numgpt.hub.registry import KNOWN, is_name
 from numgpt.model import Model
 
 GPT2_VOCABULARY = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2", "124M", "355M", "774M", "1558M")
@@ -18,7 +20,7 @@ def load(name_or_path: str | os.PathLike[str], dtype: Any = None, progress: Any 
     name_or_path  a folder; a file of weights, or the index of several, with config.json beside it; or a name:
                   "storyteller", which comes with numgpt, that of a folder in `weights_folder()`, or one to download
     dtype         float32 or float64: convert to it. None: those two stay, F16 and BF16 are widened to float32
-    progress      shows how a download gets on; see `numgpt.download`
+    progress      shows how a download gets on; see `numgpt.hub.download`
     Returns a Model. Its tokenizer is None where there are no tokenizer files.
     Raises CheckpointError where there is no such checkpoint, or it is damaged, incomplete or no GPT-2; DownloadError;
     OptionError for another dtype.
@@ -42,3 +44,29 @@ def load_tokenizer(name_or_path: str | os.PathLike[str]) -> Tokenizer | None:
         return gpt2()
     path = path or locate(name_or_path)
     return from_folder(path if path.is_dir() else path.parent) or find_tokenizer(open_checkpoint(path))
+
+
+def locate(name_or_path: str | os.PathLike[str], progress: Any = None) -> Path:
+    """Return where a checkpoint lies; fetch it first where it has to be.
+
+    Looked up in this order: a path, the bundled model, the folder of checkpoints, the Hugging Face cache, a download
+    into the folder of checkpoints.
+    progress  shows how the download gets on; see `numgpt.hub.download`
+    Raises CheckpointError where there is none, with the places that were searched; DownloadError.
+    """
+    if path := find(name_or_path):
+        return path
+    name = os.fspath(name_or_path)
+    if is_name(name):
+        from numgpt.hub.download import download  # what is here already is found without it
+
+        try:
+            return download(name, weights_folder() / name, progress=progress)
+        except DownloadError as error:
+            if name in KNOWN:
+                raise
+            raise DownloadError(f"{name}: no such file or folder here; and as a name on the Hub: {error}") from None
+    raise CheckpointError(
+        f"no checkpoint {name!r:.200}: no such file or folder, not in {weights_folder()}, and no name of one to "
+        f"download; `numgpt models` lists what is known and at hand"
+    )

@@ -1,14 +1,19 @@
-"""The checkpoints that people know by name: where they lie, and what is known of their files before asking a server.
+"""What can name a checkpoint, and which files make one.
 
-Sources: lock files that pin these models, seen in public repositories. A size or a hash that was not seen there is left
-out: the Hub sends its own. A revision is pinned where one was seen; its files then can't change.
+`KNOWN` is the table of those that people know by name: where they lie, and what is known of their files before asking
+a server. Its sources: lock files that pin these models, seen in public repositories. A size or a hash that was not seen
+there is left out: the Hub sends its own. A revision is pinned where one was seen; its files then can't change.
 """
 
+import re
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
+
+from numgpt.errors import DownloadError
 
 
 class File(NamedTuple):
-    """What is known of a file."""
+    """What is known of a file before a server is asked."""
 
     size: int | None = None
     sha256: str | None = None
@@ -25,6 +30,12 @@ class Known(NamedTuple):
     files: dict[str, File] = {}  # noqa: RUF012, nobody writes to it
 
 
+# The only names that a file can get, whatever a server or an index says.
+SMALL_FILES = (
+    "config.json", "generation_config.json", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 OPENAI_FILES = ("hparams.json", "encoder.json", "vocab.bpe", "model.ckpt.index", "model.ckpt.data-00000-of-00001")
 OPENAI_ALIASES = {"117M": "124M", "345M": "355M"}  # the names of 2019
 
@@ -119,3 +130,74 @@ KNOWN = {
     "774M": Known(774_030_080, 3_096_120_320, "gpt2-large as OpenAI published it", revision="774M"),
     "1558M": Known(1_557_611_200, 6_230_444_800, "gpt2-xl as OpenAI published it", revision="1558M"),
 }
+
+
+class Source(NamedTuple):
+    """Where a checkpoint is fetched from."""
+
+    repo: str  # "owner/name" on the Hub; "" for OpenAI's originals
+    revision: str  # a branch, a tag or a commit; of the originals the size: "124M"
+    files: Mapping[str, File]  # what is known of its files beforehand
+
+
+def parse_name(name: str) -> Source:
+    """Tell where a checkpoint is fetched from. Raises DownloadError for what can't be a name.
+
+    >>> parse_name("gpt2-medium@main").repo, parse_name("345M").revision, parse_name("owner/name@v1")[:2]
+    ('openai-community/gpt2-medium', '355M', ('owner/name', 'v1'))
+    """
+    known, _, revision = name.partition("@")
+    known = OPENAI_ALIASES.get(known, known)
+    if known in KNOWN:
+        entry = KNOWN[known]
+        if entry.repo and revision:
+            return Source(entry.repo, _check_revision(revision), {})
+        if entry.repo or (entry.revision == known and not revision):
+            return Source(entry.repo, entry.revision, entry.files)
+        if not revision:
+            raise DownloadError(f"{name}: comes with numgpt: there is nothing to fetch")
+    elif re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", known, re.ASCII) and ".." not in known and len(known) <= 96:
+        return Source(known, _check_revision(revision or "main"), {})
+    raise DownloadError(
+        f"{name!r:.200} is no name to fetch: expected owner/name or owner/name@revision, as on the Hugging Face Hub, "
+        f"or one of {', '.join(n for n in KNOWN if n != 'storyteller')}"
+    )
+
+
+def is_name(name: str) -> bool:
+    """Tell whether `download` takes a name: it is known, or could be that of a model on the Hub.
+
+    >>> is_name("gpt2"), is_name("owner/name@v1"), is_name("gpt3"), is_name("../folder"), is_name("a/b/c")
+    (True, True, False, False, False)
+    """
+    try:
+        return bool(parse_name(name))
+    except DownloadError:
+        return False
+
+
+def _check_revision(revision: str) -> str:
+    """Return a revision. Raises DownloadError for what can't be one."""
+    if re.fullmatch(r"[\w./+-]+", revision, re.ASCII) and ".." not in revision and not revision.startswith("/"):
+        return revision
+    raise DownloadError(
+        f"{revision!r:.200} is no revision: expected a branch, a tag or a commit, as in owner/name@main"
+    )
+
+
+def choose_files(names: Iterable[str], model: str) -> list[str]:
+    """Choose from a repository the files that are needed, the weights last: safetensors before torch's own format.
+
+    Raises DownloadError where there is no config.json, or no weights that numgpt reads; `model` is named in it.
+
+    >>> choose_files(["pytorch_model.bin", "model.safetensors", "../x", "config.json", "tf_model.h5"], "owner/name")
+    ['config.json', 'model.safetensors']
+    """
+    names = set(names)
+    weights = [file for file in WEIGHTS if file in names][:1]
+    if not weights or "config.json" not in names:
+        raise DownloadError(
+            f"{model}: has no {WEIGHTS[0] if 'config.json' in names else 'config.json'}, expected config.json and one "
+            f"of {', '.join(WEIGHTS)}: choose another model or revision"
+        )
+    return [file for file in SMALL_FILES if file in names] + weights

@@ -5,17 +5,11 @@ positions, so arithmetic does. Both limits are measured in the same run, in turn
 of the machine meets all. Other work on it lowers the shares, too: threads of BLAS wait for each other at each product.
 """
 
-import ctypes
-import importlib.util
 import os
-import platform
-import re
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,13 +17,13 @@ import numpy as np
 
 from numgpt import fast
 from numgpt.cache import KVCache
-from numgpt.cli.progress import format_bytes
 from numgpt.config import Config
 from numgpt.hub.loading import load, load_tokenizer
+from numgpt.measure.machine import describe_machine, free_bytes, peak_bytes
 from numgpt.model import Model
 from numgpt.params import count_params
 
-CACHE = 128_000_000  # bytes: few processors have a larger cache
+PACKAGE = Path(__file__).parent.parent
 
 
 class Sizes(NamedTuple):
@@ -55,7 +49,7 @@ class Work(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """What was measured: a row of the table."""
+    """A speed or a size that was measured: a row of the table."""
 
     value: float | None  # None where it can't be told
     unit: str
@@ -68,7 +62,7 @@ class Figure(NamedTuple):
 
 
 def decode_bytes(config: Config, itemsize: int) -> int:
-    """The bytes of parameters that one step of decoding reads.
+    """Count the bytes of parameters that one step of decoding reads.
 
         itemsize (params - n_ctx C)     all but wpe; the head [V, C] counts once, tied to wte or not
 
@@ -82,7 +76,7 @@ def decode_bytes(config: Config, itemsize: int) -> int:
 
 
 def decode_limit(config: Config, itemsize: int, bandwidth: float, rate: float, n: int = 1) -> float:
-    """The most tokens/s that n texts get together, one token each a step.
+    """Return the most tokens/s that n texts can get together, one token each a step.
 
         n / max(bytes / bandwidth, 2 n params / rate)     bytes: decode_bytes; params: as many numbers
 
@@ -95,11 +89,11 @@ def decode_limit(config: Config, itemsize: int, bandwidth: float, rate: float, n
 
 
 def prefill_flops(config: Config, T: int) -> int:
-    """The least floating-point operations that turn T tokens into keys, values and the logits of the last.
+    """Count the least floating-point operations that turn T tokens into keys, values and the logits of the last.
 
         a layer         2 P T + 4 C T (T + 1) / 2      P: its parameters; scores and averages over what each token sees
         the last layer  2 K T + 2 (P - K) + 4 C T      K = 2 C (C + 1): those of keys and values; what comes after them
-        the head        2 V C                          is needed for one token alone, as is the head
+        the head        2 V C                          for one token alone
 
     >>> f"{prefill_flops(Config(), T=128):.3g}"
     '2.06e+10'
@@ -111,7 +105,7 @@ def prefill_flops(config: Config, T: int) -> int:
 
 
 def prefill_limit(config: Config, rate: float, T: int) -> float:
-    """The most tokens/s of a prompt: T rate / prefill_flops."""
+    """Return the most tokens/s of a prompt of T: T rate / prefill_flops."""
     return T * rate / prefill_flops(config, T)
 
 
@@ -177,14 +171,14 @@ def encode(path: Path, text: str) -> Work:
 
 
 def own_source() -> str:
-    """The source of numgpt: a text that is always at hand. A tokenizer is about as fast on it as on English prose."""
-    return "".join(file.read_text(encoding="utf-8") for file in sorted(Path(__file__).parent.rglob("*.py")))
+    """Return the source of numgpt, a text that is always at hand. A tokenizer is about as fast on it as on prose."""
+    return "".join(file.read_text(encoding="utf-8") for file in sorted(PACKAGE.rglob("*.py")))
 
 
 def machine_work(dtype: np.dtype, sizes: Sizes) -> dict[str, Work]:
     """Read much more memory than the caches hold, in two ways, and multiply two matrices."""
-    free = search("/proc/meminfo", r"MemAvailable:\s*(\d+) kB")
-    size = min(sizes.read_bytes, 1024 * int(free) // 4 if free else 1 << 28)
+    free = free_bytes()
+    size = min(sizes.read_bytes, free // 4 if free else 1 << 28)
     matrix = np.ones((max(1, size // (4096 * dtype.itemsize)), 4096), dtype)  # zeros might be no memory at all
     parts = np.array_split(matrix.reshape(-1), os.cpu_count() or 1)
     n = sizes.product
@@ -194,85 +188,11 @@ def machine_work(dtype: np.dtype, sizes: Sizes) -> dict[str, Work]:
         with ThreadPoolExecutor(len(parts)) as pool:
             return clock(lambda: list(pool.map(np.max, parts)))
 
-    read = f"{format_bytes(matrix.nbytes)}, read by BLAS or by threads"
+    read = f"{matrix.nbytes / 1e6:.3g} MB, read by BLAS or by threads"
     return {
         "BLAS": Work(matrix.nbytes, lambda: clock(np.matmul, matrix, matrix[0]), read),
         "threads": Work(matrix.nbytes, read_by_threads, read),
         "product": Work(2 * n**3, lambda: clock(np.matmul, square, square), f"{n} x {n} each, {dtype}"),
-    }
-
-
-# ---- what the machine is
-
-
-def search(file: str, pattern: str) -> str | None:
-    """Return what a pattern finds in a file of /proc; None where there is no such file."""
-    with suppress(OSError):
-        if found := re.search(pattern, Path(file).read_text(encoding="utf-8")):
-            return found[1]
-    return None
-
-
-def peak_bytes() -> int | None:
-    """The most memory that this process has had so far; None on Windows.
-
-    Notes: getrusage of Linux counts the program, too, that started this one.
-    """
-    if own := search("/proc/self/status", r"VmHWM:\s*(\d+) kB"):
-        return 1024 * int(own)
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # others count in KiB
-
-
-def load_average() -> float:
-    """How many threads wanted a processor, in the last minute; 0 where that can't be told."""
-    with suppress(AttributeError, OSError):  # Windows has none
-        return os.getloadavg()[0]
-    return 0.0
-
-
-def blas_files() -> list[str]:
-    """Where OpenBLAS can be asked: NumPy's own module, which answers for what it links; on Windows, the library."""
-    spec = importlib.util.find_spec("numpy._core._multiarray_umath")
-    libraries = sorted(Path(np.__file__).parent.parent.glob("numpy.libs/*openblas*"))
-    return [*([spec.origin] if spec and spec.origin else []), *map(str, libraries)]
-
-
-def ask_openblas(what: str, kind: Any) -> Any:
-    """Call openblas_get_`what` of the OpenBLAS that NumPy runs on; None where that is not OpenBLAS, or not found."""
-    symbols = [f"{prefix}openblas_get_{what}{suffix}" for prefix in ("scipy_", "") for suffix in ("64_", "")]
-    for file in blas_files():
-        with suppress(OSError):
-            library = ctypes.CDLL(file)
-            for symbol in symbols:
-                if hasattr(library, symbol):
-                    function = getattr(library, symbol)
-                    function.restype = kind
-                    answer = function()
-                    return answer.decode() if isinstance(answer, bytes) else answer
-    return None
-
-
-def describe_machine() -> dict[str, Any]:
-    """The processor, Python, NumPy, the BLAS it was built with, and of OpenBLAS the kernel and threads it runs."""
-    built: Any = np.show_config(mode="dicts")
-    library = built.get("Build Dependencies", {}).get("blas", {})
-    return {
-        "cpu": search("/proc/cpuinfo", r"model name\s*:\s*(.+)") or platform.processor() or None,
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "blas": {
-            "name": library.get("name"),
-            "version": library.get("version"),
-            "kernel": ask_openblas("corename", ctypes.c_char_p),
-            "threads": ask_openblas("num_threads", ctypes.c_int),
-            "config": ask_openblas("config", ctypes.c_char_p),
-        },
     }
 
 
@@ -282,18 +202,16 @@ def describe_machine() -> dict[str, Any]:
 def measure(path: Path, sizes: Sizes | None = None) -> dict[str, Any]:
     """Measure the checkpoint at a path, and the machine.
 
-    Returns what `numgpt bench --json` prints, less the model's name:
+    Returns what `numgpt bench --json` prints, less the model's name and the notes:
       parameters, weight_bytes, dtype  of the checkpoint in memory
       rounds                           each speed is the median of so many
       machine                          cpu, cpus, python, numpy, blas {name, version, kernel, threads, config}
       figures                          name -> {value, unit, about, limit, share}, see Figure; the names: load, decode,
                                        prefill 128, prefill 1024 (or the context), batch of 8, peak memory, tokenizer
                                        characters, tokenizer tokens, memory bandwidth, matrix product
-      notes                            what to beware of
     What can't be told is None. Raises what `load` raises.
     """
     sizes = sizes or Sizes()
-    busy = load_average()
     loads = [clock(load, path) for _ in range(1 + sizes.rounds)]
     model = load(path)
     config, dtype = model.config, model.params["wte"].dtype
@@ -333,52 +251,4 @@ def measure(path: Path, sizes: Sizes | None = None) -> dict[str, Any]:
         "rounds": sizes.rounds,
         "machine": describe_machine(),
         "figures": {name: figure._asdict() for name, figure in figures.items()},
-        "notes": notes(weights, busy),
     }
-
-
-def notes(weights: int, busy: float) -> list[str]:
-    """What to beware of in the figures: by the bytes of the weights, and the load average before the start."""
-    found = []
-    if busy > (os.cpu_count() or 1):
-        found.append(
-            f"the load average was {busy:.1f} at the start: other work makes all of this slower, and shares lower"
-        )
-    if weights < CACHE:
-        found.append(
-            f"{format_bytes(weights)} of weights can stay in the processor's cache, which is faster than memory: "
-            "decode and batch may exceed their limits"
-        )
-    if forced := os.environ.get("OPENBLAS_CORETYPE"):
-        found.append(f"OPENBLAS_CORETYPE={forced} is set, which forces this kernel on OpenBLAS: unset it to compare")
-    return found
-
-
-def table(report: dict[str, Any]) -> str:
-    """Return a report as people read it."""
-    machine, blas = report["machine"], report["machine"]["blas"]
-    library = " ".join(filter(None, (blas["name"], blas["version"]))) or "unknown"
-    size = format_bytes(report["weight_bytes"])
-    lines = [
-        f"{report['model']}: {report['parameters']:,} parameters in {report['dtype']}, {size}",
-        f"{machine['cpu'] or 'unknown processor'}, CPUs: {machine['cpus']}",
-        f"Python {machine['python']}, NumPy {machine['numpy']}, BLAS: {library}, "
-        f"kernel: {blas['kernel'] or 'unknown'}, threads: {blas['threads'] or 'unknown'}",
-        f"\n{'':<20}{'measured':>11} {'':<8} {'limit':>8} {'share':>6}",
-    ]
-    for name, row in report["figures"].items():
-        value, limit = number(row["value"]) or "unknown", number(row["limit"])
-        share = "" if row["share"] is None else f"{row['share']:.0%}"
-        lines.append(f"{name:<20}{value:>11} {row['unit']:<8} {limit:>8} {share:>6}  {row['about']}")
-    rounds = f"\nMedians of {report['rounds']} rounds."
-    lines.append(f"{rounds} Memory bandwidth limits decode, the matrix product prefill, one of the two a batch.")
-    return "\n".join(lines + [f"Note: {note}." for note in report["notes"]])
-
-
-def number(x: float | None) -> str:
-    """Write a number in three digits, or whole where it has more.
-
-    >>> number(0.012345), number(38.25), number(1234.5), number(None)
-    ('0.0123', '38.2', '1,234', '')
-    """
-    return "" if x is None else f"{x:,.0f}" if x >= 100 else f"{x:.3g}"

@@ -3,10 +3,9 @@
 Sources: "Perplexity of fixed-length models" in the documentation of Transformers; Radford et al. 2019, section 3.
 """
 
-import codecs
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -16,11 +15,10 @@ from numgpt.cache import KVCache
 from numgpt.checks import check_ids, check_option, is_integer
 from numgpt.errors import CheckpointError, OptionError, TokenError
 from numgpt.model import Ids, Model
+from numgpt.tokenizer import Tokenizer
 
 Forward = Callable[..., np.ndarray]
 ROWS = 64  # positions whose logits are in memory at a time: 13 MB for GPT-2's vocabulary
-# From so many bits of surprisal on, a token has this background of the 256 colours, under black.
-SHADES = {2: 230, 4: 222, 8: 215, 12: 203}
 
 
 class Score(NamedTuple):
@@ -37,7 +35,7 @@ class Score(NamedTuple):
 
     @property
     def nats(self) -> float:
-        """The surprisal of the whole: minus the sum of the log-probabilities."""
+        """The surprisal of the whole text: minus the sum of the log-probabilities."""
         return float(np.nansum(-self.log_probs))
 
     @property
@@ -47,22 +45,22 @@ class Score(NamedTuple):
 
     @property
     def bits_per_token(self) -> float:
-        """The same in bits."""
+        """The mean surprisal of a token, in bits."""
         return self.nats_per_token / math.log(2)
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Comparable between models of different vocabularies."""
+        """The mean surprisal of a byte, in bits: comparable between models of different vocabularies."""
         return self.nats / math.log(2) / self.bytes if self.bytes else None
 
     @property
     def perplexity(self) -> float:
-        """exp(nats / tokens)"""
+        """exp(nats / tokens): among how many equally likely tokens the model might as well have chosen."""
         return perplexity(self.nats, self.tokens)
 
     @property
     def perplexity_per_word(self) -> float | None:
-        """exp(nats / words)"""
+        """exp(nats / words): the surprisal of all tokens, shared among the words that they make."""
         return perplexity(self.nats, self.words) if self.words else None
 
     @property
@@ -130,7 +128,7 @@ def score(
     if bos and config.eos_token_id is None:
         raise OptionError("bos is True, but this model has no end-of-text id to put before the text: leave it out")
 
-    ids = encode(model, text) if isinstance(text, str) else text
+    ids = require_tokenizer(model).encode(text) if isinstance(text, str) else text
     if hasattr(ids, "__len__") and len(ids) < 2 - bos:
         remedy = "give some text" if bos else "nothing comes before the first: give more text, or bos=True (--bos)"
         raise TokenError(f"too short to score: tokens: {len(ids)}, expected {2 - bos} or more: {remedy}")
@@ -181,7 +179,7 @@ def predict(ids: list[int], first: int, model: Model, cache: KVCache, forward: F
 
 
 def log_prob(logits: np.ndarray, i: int) -> float:
-    """The log-probability of id i, in float64 whatever the dtype of the logits.
+    """Compute the log-probability of id i, in float64 whatever the dtype of the logits.
 
         logits_i - log(sum_j exp(logits_j))
 
@@ -192,14 +190,19 @@ def log_prob(logits: np.ndarray, i: int) -> float:
     0.75
     """
     largest = logits.max()
-    if not np.isfinite(largest):  # NaN and +inf both come out on top
-        raise CheckpointError("the logits are not finite: the weights are damaged (`numgpt inspect`), or need float64")
+    check_largest(largest)
     x = logits.astype(np.float64) - float(largest)
     return float(x[i] - math.log(np.exp(x).sum()))
 
 
+def check_largest(logit: float) -> None:
+    """Raise CheckpointError where the largest of all logits is not finite: NaN and +inf both come out on top."""
+    if not np.isfinite(logit):
+        raise CheckpointError("the logits are not finite: the weights are damaged (`numgpt inspect`), or need float64")
+
+
 def perplexity(nats: float, count: float) -> float:
-    """exp(nats / count), and inf where that is more than a float holds.
+    """Compute exp(nats / count); inf where that is more than a float holds.
 
     >>> round(perplexity(nats=6 * math.log(5), count=3), 9), perplexity(1e6, 1)
     (25.0, inf)
@@ -207,11 +210,11 @@ def perplexity(nats: float, count: float) -> float:
     return math.exp(nats / count) if nats / count < 700 else math.inf
 
 
-def encode(model: Model, text: str) -> list[int]:
-    """The ids of a text. Raises CheckpointError where the model has no tokenizer."""
+def require_tokenizer(model: Model) -> Tokenizer:
+    """Return the tokenizer of a model. Raises CheckpointError where it has none: what is scored may be ids too."""
     if model.tokenizer is None:
         raise CheckpointError("this model has no tokenizer, which text needs: give ids, or put its files beside it")
-    return model.tokenizer.encode(text)
+    return model.tokenizer
 
 
 class LastWords(NamedTuple):
@@ -270,34 +273,10 @@ def cut_last_word(model: Model, line: str | bytes) -> tuple[list[int], int]:
         before = text[: -len(text.split()[-1])].rstrip()
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise TokenError(f'{line!r:.60} is not of the form {{"text": "two or more words"}}') from None
-    ids, start = encode(model, text), len(encode(model, before))
+    encode = require_tokenizer(model).encode
+    ids, start = encode(text), len(encode(before))
     kept = ids[-model.config.n_ctx :]
     first = start - (len(ids) - len(kept))
     if first < 1:
         raise TokenError(f"{text!r:.60} has no words before the last that fit into the context: expected two or more")
     return kept, first
-
-
-def paint(pieces: Sequence[bytes], log_probs: np.ndarray) -> Iterator[str]:
-    r"""Yield a text in whole characters, each with a background for the bits of surprisal of the tokens it is made of.
-
-    pieces     [T] the bytes of each token
-    log_probs  [T]; nan for what was not scored, which is dim
-    Notes: a colour ends with its line, or terminals would fill the rest of it.
-
-    >>> list(paint([b"a", b" \xe2", b"\x82\xac\n"], np.array([math.nan, -math.log(4), -math.log(8)])))
-    ['\x1b[2ma\x1b[0m', '\x1b[30;48;5;222m €\x1b[0m\n']
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    text, bits = "", math.nan
-    for t, (piece, nats) in enumerate(zip(pieces, -log_probs, strict=True)):
-        last = t == len(pieces) - 1
-        text += decoder.decode(piece, final=last)
-        if not math.isnan(nats):
-            bits = nats / math.log(2) + (0 if math.isnan(bits) else bits)
-        if last or not decoder.getstate()[0]:
-            shade = max((bound for bound in SHADES if bits >= bound), default=None)
-            style = "2" if math.isnan(bits) else f"30;48;5;{SHADES[shade]}" if shade else ""
-            lines = text.split("\n")
-            yield "\n".join(f"\x1b[{style}m{part}\x1b[0m" if style and part else part for part in lines)
-            text, bits = "", math.nan

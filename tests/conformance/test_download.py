@@ -11,7 +11,10 @@ import pytest
 from support.hub import Hub, cut, sha256, status
 
 from numgpt.hub import download as module
-from numgpt.hub.download import choose_files, download, hf_cache_folder
+from numgpt.hub import folders, web
+from numgpt.hub.download import download
+from numgpt.hub.folders import hf_cache_folder
+from numgpt.hub.registry import choose_files
 
 WEIGHTS = b"\x08\0\0\0\0\0\0\0{" + bytes(range(256)) * 4000
 SHARDS = {f"model-0000{i}-of-00002.safetensors": WEIGHTS + bytes([i]) for i in (1, 2)}
@@ -113,7 +116,7 @@ def test_it_understands_the_errors(hub, call, expected):
 
 def test_where_it_gives_up_we_do_not(hub, tmp_path, monkeypatch):
     """A 500 for the file itself: huggingface_hub raises; we try again."""
-    monkeypatch.setattr("numgpt.transfer.sleep", lambda seconds: None)
+    monkeypatch.setattr("numgpt.hub.web.sleep", lambda seconds: None)
     hub.plan("model.safetensors", status(500))
     with pytest.raises(RuntimeError, match="500"):
         theirs("h.hf_hub_download('owner/single', 'model.safetensors')")
@@ -137,8 +140,8 @@ def test_the_environment_is_read_alike(hub, monkeypatch, tmp_path):
             for name, value in change.items():
                 patch.setenv(name, value)
             cache, offline = theirs("c.HF_HUB_CACHE, c.HF_HUB_OFFLINE, sep=':'").rsplit(":", 1)
-            assert module.is_offline() == (offline == "True")
+            assert web.is_offline() == (offline == "True")
             if change != {"HF_HUB_CACHE": ""}:  # theirs is then the folder one is in, which can't be meant
-                assert module._hf_cache() == Path(cache)
+                assert folders._hf_cache() == Path(cache)
     monkeypatch.setenv("HF_ENDPOINT", "https://huggingface.co")
     assert module._auth_header()["Authorization"] == f"Bearer {theirs('h.get_token()')}"

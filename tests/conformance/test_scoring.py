@@ -18,7 +18,7 @@ from numgpt import fast
 from numgpt.measure.scoring import score
 
 ROOT = pathlib.Path(__file__).parents[2]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")[:4000]
+TEXT = (ROOT / "weights" / "storyteller" / "val.txt").read_text(encoding="utf-8")[:6000]
 
 
 @torch.inference_mode()

@@ -3,20 +3,20 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.hub import Hub, claim, cut, flip, page, replace, sha256, status
 
 from numgpt.errors import DownloadError
 from numgpt.hub import download as module
-from numgpt.hub import transfer
-from numgpt.hub.download import download, hf_cache_folder, is_name, parse_name
-from numgpt.hub.registry import KNOWN, OPENAI_FILES, File, Known
+from numgpt.hub import web
+from numgpt.hub.download import download
+from numgpt.hub.folders import hf_cache_folder
+from numgpt.hub.registry import KNOWN, OPENAI_FILES, File, Known, is_name
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = b"\x08\0\0\0\0\0\0\0{" + bytes(range(256)) * 40
@@ -43,12 +43,6 @@ INDEX = json.dumps(
 SHARDS = {"model-00001-of-00002.safetensors": WEIGHTS, "model-00002-of-00002.safetensors": WEIGHTS + b"!"}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Hub]:
-    with Hub() as hub:
-        yield hub
-
-
 @pytest.fixture
 def hub(server, monkeypatch, tmp_path) -> Hub:
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE"):
@@ -58,7 +52,7 @@ def hub(server, monkeypatch, tmp_path) -> Hub:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_ENDPOINT", server.url + "/")
     monkeypatch.setenv("NUMGPT_OPENAI_URL", server.openai_url + "/")
-    monkeypatch.setattr(transfer, "sleep", lambda seconds: None)
+    monkeypatch.setattr(web, "sleep", lambda seconds: None)
     for part in (server.repos, server.originals, server.plans, server.seen):
         part.clear()
     server.blobs = True
@@ -185,7 +179,7 @@ def test_a_record_that_is_none_is_no_harm(hub, tmp_path, record):
 
 
 def test_a_later_call_goes_on(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer, "CHUNK", 1000)
+    monkeypatch.setattr(web, "CHUNK", 1000)
     hub.plan("model.safetensors", cut(5000), *[cut(0)] * 5)
     said = message("owner/name", tmp_path)
     kept = sum(path.stat().st_size for path in tmp_path.glob("*.part"))
@@ -291,18 +285,6 @@ def test_the_storyteller_needs_no_download(tmp_path):
     assert not is_name("storyteller")
 
 
-@pytest.mark.parametrize("name", sorted(set(KNOWN) - {"storyteller"}))
-def test_every_known_name_has_an_address(name):
-    source = parse_name(name)
-    assert is_name(name)
-    assert re.fullmatch(r"[\w-]+/[\w-]+", source.repo) or source.revision == name
-    assert re.fullmatch(r"[0-9a-f]{40}|main|\d+M", source.revision)
-    for file, (size, digest) in source.files.items():
-        assert file in (*module.SMALL_FILES, *module.WEIGHTS, *OPENAI_FILES)
-        assert size is None or size > 0
-        assert digest is None or re.fullmatch("[0-9a-f]{64}", digest)
-
-
 # --- a list that can't be trusted
 
 
@@ -339,15 +321,6 @@ def test_an_index_that_is_none_is_said(hub, tmp_path, index):
     hub.add("owner/name", {"config.json": b"{}", "model.safetensors.index.json": index})
     path = tmp_path / "model.safetensors.index.json"
     assert message("owner/name", tmp_path) == f"{path}: no index of shards: delete it, and run this again"
-
-
-def test_an_index_too_long_is_not_read(tmp_path, monkeypatch):
-    (tmp_path / "index.json").write_bytes(INDEX)
-    monkeypatch.setattr(module, "MAX_LIST", len(INDEX))
-    assert module.read_shards(tmp_path / "index.json", SHARDS) == list(SHARDS)
-    monkeypatch.setattr(module, "MAX_LIST", len(INDEX) - 1)
-    with pytest.raises(DownloadError, match="no index of shards"):
-        module.read_shards(tmp_path / "index.json", SHARDS)
 
 
 def test_a_shard_that_is_not_there_is_said(hub, tmp_path):
@@ -509,7 +482,7 @@ def test_offline_it_says_what_is_missing(hub, tmp_path, monkeypatch):
 
 
 def test_too_little_space_is_said_before_the_weights_are_fetched(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda folder: transfer.shutil._ntuple_diskusage(10, 5, 15_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 5, 15_000))
     download("owner/name", tmp_path / "a")
     hub.add("owner/name", {"config.json": b"{}", "model.safetensors.index.json": INDEX, **SHARDS})
     said = message("owner/name", tmp_path / "b")
@@ -541,104 +514,5 @@ def test_a_proxy_is_used_as_requests_does(hub, tmp_path, monkeypatch):
 
 
 def test_importing_numgpt_does_not_import_requests():
-    code = "import sys, numgpt, numgpt.download; sys.exit('requests' in sys.modules)"
+    code = "import sys, numgpt, numgpt.hub.download; sys.exit('requests' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
-# --- the Hugging Face cache
-
-COMMIT = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
-
-
-def cached(root: Path, repo: str, commit: str, files: dict[str, bytes], **refs: str) -> Path:
-    """Make a model in the cache, as huggingface_hub lays it out."""
-    model = root / ("models--" + repo.replace("/", "--"))
-    snapshot = model / "snapshots" / commit
-    (model / "blobs").mkdir(parents=True, exist_ok=True)
-    snapshot.mkdir(parents=True)
-    for name, raw in files.items():
-        (model / "blobs" / sha256(raw)).write_bytes(raw)
-        (snapshot / name).symlink_to(Path("..", "..", "blobs", sha256(raw)))
-    for ref, target in refs.items():
-        (model / "refs").mkdir(exist_ok=True)
-        (model / "refs" / ref).write_text(target)
-    return snapshot
-
-
-HELD = {"config.json": b"{}", "model.safetensors": WEIGHTS}
-linked = pytest.mark.skipif(sys.platform == "win32", reason="Windows needs a privilege to make symbolic links")
-
-
-@linked
-def test_a_model_in_the_cache_is_found_by_branch_and_commit(hub, tmp_path):
-    root = tmp_path / "hf" / "hub"
-    folder = cached(root, "owner/name", COMMIT, HELD, main=COMMIT, v1="0" * 40)
-    assert hf_cache_folder("owner/name") == hf_cache_folder("owner/name@" + COMMIT) == folder
-    assert hf_cache_folder("owner/name@v1") is None
-    assert hf_cache_folder("owner/name@v2") is None
-    assert hf_cache_folder("owner/other") is None
-    assert hf_cache_folder("124M") is None
-
-
-@linked
-def test_a_known_name_is_found_by_its_pin_or_by_main_or_by_its_old_name(hub, tmp_path):
-    root, other = tmp_path / "hf" / "hub", "1" * 40
-    assert hf_cache_folder("gpt2") is None
-    old = cached(root, "gpt2", other, HELD, main=other)
-    assert hf_cache_folder("gpt2") == old
-    main = cached(root, "openai-community/gpt2", other, HELD, main=other)
-    assert hf_cache_folder("gpt2") == main
-    pinned = cached(root, "openai-community/gpt2", COMMIT, HELD)
-    assert hf_cache_folder("gpt2") == pinned
-    assert hf_cache_folder("gpt2@main") == main
-
-
-@linked
-@pytest.mark.parametrize(
-    "files",
-    [
-        {},
-        {"config.json": b"{}"},
-        {"model.safetensors": WEIGHTS},
-        {"config.json": b"{}", "model.safetensors.index.json": INDEX},
-    ],
-)
-def test_half_a_model_in_the_cache_is_none(hub, tmp_path, files):
-    cached(tmp_path / "hf" / "hub", "owner/name", COMMIT, files, main=COMMIT)
-    assert hf_cache_folder("owner/name") is None
-
-
-@linked
-def test_shards_in_the_cache_are_a_model_when_all_are_there(hub, tmp_path):
-    files = {"config.json": b"{}", "model.safetensors.index.json": INDEX, **SHARDS}
-    folder = cached(tmp_path / "hf" / "hub", "owner/name", COMMIT, files, main=COMMIT)
-    assert hf_cache_folder("owner/name") == folder
-    (folder / "model-00002-of-00002.safetensors").resolve().unlink()  # a link to nothing
-    assert hf_cache_folder("owner/name") is None
-
-
-@linked
-@pytest.mark.parametrize("text", ["", "main", "../" * 3, "0" * 39, "\xff"])
-def test_a_branch_in_the_cache_that_is_no_commit_is_none(hub, tmp_path, text):
-    folder = cached(tmp_path / "hf" / "hub", "owner/name", COMMIT, HELD)
-    (folder.parent.parent / "refs").mkdir()
-    (folder.parent.parent / "refs" / "main").write_text(text, encoding="latin-1")
-    assert hf_cache_folder("owner/name") is None
-
-
-def test_the_cache_is_where_huggingface_hub_has_it(monkeypatch):
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(Path("/people/me")))
-    monkeypatch.setenv("USERPROFILE", str(Path("/people/me")))
-    expected: list[tuple[dict[str, Any], str]] = [
-        ({}, "/people/me/.cache/huggingface/hub"),
-        ({"XDG_CACHE_HOME": "/x"}, "/x/huggingface/hub"),
-        ({"HF_HOME": "~/hf"}, "/people/me/hf/hub"),
-        ({"HUGGINGFACE_HUB_CACHE": "/old"}, "/old"),
-        ({"HF_HUB_CACHE": "$HOME/new"}, "/people/me/new"),
-    ]
-    for change, path in expected:
-        for name, value in change.items():
-            monkeypatch.setenv(name, value)
-        assert module._hf_cache() == Path(path)

@@ -29,10 +29,9 @@ import numgpt
 from numgpt.checkpoint.reading import open_checkpoint
 from numgpt.config import Config
 from numgpt.errors import CheckpointError, DownloadError, OptionError
-from numgpt.fast.tokenizer import Tokenizer
-from numgpt.hub import loading as models
-from numgpt.hub.folders import list_names, locate, weights_folder
-from numgpt.hub.loading import load, load_tokenizer
+from numgpt.hub.folders import bundled
+from numgpt.hub.loading import load, load_tokenizer, locate
+from numgpt.hub.registry import KNOWN
 from numgpt.model import Model
 from numgpt.params import check_params, count_params, leaves
 
@@ -238,18 +237,13 @@ def test_a_path_counts_before_the_folder_of_checkpoints(tmp_path):
 
 def test_the_bundled_model_counts_before_the_folder_of_checkpoints(tmp_path):
     write_checkpoint(tmp_path / "weights" / "storyteller")
-    assert locate("storyteller") == models.bundled()
+    assert locate("storyteller") == bundled()
     assert load("storyteller").config.n_vocab == 4096
 
 
 def test_a_path_counts_before_the_bundled_model(tmp_path):
     write_checkpoint(tmp_path / "cwd" / "storyteller")
     expect(load("storyteller"))
-
-
-def test_the_bundled_model_is_only_found_by_its_own_name(tmp_path):
-    assert models.find("Storyteller2") is None
-    assert models.find("storyteller") == models.bundled()
 
 
 @pytest.mark.parametrize("name", ["gpt5", "", "a\0b", "\ud800", "no/such/folder", "x/../y", "C:\\gpt2", "~nobody"])
@@ -265,18 +259,6 @@ def test_a_name_that_could_be_downloaded_is_refused_without_a_network(name):
     with pytest.raises(DownloadError, match="HF_HUB_OFFLINE is set") as caught:
         load(name)
     assert ("owner/name: no such file or folder here" in str(caught.value)) == (name == "owner/name")
-
-
-@pytest.mark.parametrize("left", [["a.part"], ["config.json"], ["model.safetensors.index.json"]])
-def test_a_folder_of_a_download_that_was_cut_is_not_taken_for_the_checkpoint(tmp_path, left):
-    folder = tmp_path / "weights" / "gpt2"
-    folder.mkdir(parents=True)
-    for name in left:
-        write_json(folder / name, {"weight_map": {"wte.weight": "model-00001-of-00001.safetensors"}})
-    assert models.find("gpt2") is None
-    write_checkpoint(folder)
-    (folder / "a.part").unlink(missing_ok=True)
-    assert models.find("gpt2") == folder
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "y/" * 5000, "é" * 300])
@@ -295,76 +277,6 @@ def test_the_folder_itself_is_no_name(tmp_path):
     write_checkpoint(tmp_path / "weights")
     write_checkpoint(tmp_path / "cwd")
     assert message("").startswith("no checkpoint ''")
-
-
-def test_names_are_the_known_ones_and_then_those_that_are_there(tmp_path):
-    for name in ("zebra", "gpt2", "owner/b", "owner/a", "storyteller"):
-        write_checkpoint(tmp_path / "weights" / name)
-    (tmp_path / "weights" / "empty").mkdir()
-    known = ["storyteller", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2"]
-    known += ["dialogpt-small", "dialogpt-medium", "dialogpt-large", "124M", "355M", "774M", "1558M"]
-    assert list_names() == [*known, "owner/a", "owner/b", "zebra"]
-
-
-def test_names_are_the_known_ones_where_there_is_no_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("NUMGPT_WEIGHTS", str(tmp_path / "nowhere"))
-    assert list_names() == list(models.KNOWN)
-
-
-@pytest.mark.parametrize(
-    ("name", "params"),
-    [
-        ("gpt2", 124_439_808),
-        ("gpt2-medium", 354_823_168),
-        ("gpt2-large", 774_030_080),
-        ("gpt2-xl", 1_557_611_200),
-        ("distilgpt2", 81_912_576),
-    ],
-)
-def test_the_sizes_of_the_known_models_hold_together(name, params):
-    assert models.KNOWN[name].params == params
-    # The file holds float32, and the causal masks of 1024 x 1024 of 12, 24, 36, 48 or 6 layers; the rest is the header.
-    n_layer = {"gpt2": 12, "gpt2-medium": 24, "gpt2-large": 36, "gpt2-xl": 48, "distilgpt2": 6}[name]
-    header = models.KNOWN[name].file_bytes - 4 * (params + n_layer * 1024**2)
-    assert 8000 < header < 60_000
-
-
-# --- the folder of checkpoints
-
-
-def test_the_environment_chooses_the_folder_of_checkpoints(tmp_path):
-    assert weights_folder() == tmp_path / "weights"
-
-
-@pytest.mark.parametrize("value", [None, ""])
-def test_without_the_environment_a_checkout_has_its_own(monkeypatch, value):
-    monkeypatch.delenv("NUMGPT_WEIGHTS") if value is None else monkeypatch.setenv("NUMGPT_WEIGHTS", value)
-    monkeypatch.setattr(models, "CHECKOUT", Path("checkout"))
-    assert weights_folder() == Path("checkout/weights")
-    assert models.bundled() == Path("checkout/weights/storyteller")
-
-
-@pytest.mark.parametrize(
-    ("platform", "variables", "expected"),
-    [
-        ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/numgpt"),
-        ("linux", {}, "/people/me/.cache/numgpt"),
-        ("linux", {"XDG_CACHE_HOME": "", "LOCALAPPDATA": "/x"}, "/people/me/.cache/numgpt"),
-        ("darwin", {"XDG_CACHE_HOME": "/x"}, "/people/me/Library/Caches/numgpt"),
-        ("win32", {"LOCALAPPDATA": "/x", "XDG_CACHE_HOME": "/y"}, "/x/numgpt"),
-        ("win32", {}, "/people/me/AppData/Local/numgpt"),
-    ],
-)
-def test_once_installed_it_is_the_cache_folder_of_the_user(monkeypatch, platform, variables, expected):
-    for name in ("NUMGPT_WEIGHTS", "XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(models, "CHECKOUT", None)
-    monkeypatch.setattr(Path, "home", classmethod(lambda cls: cls("/people/me")))
-    assert weights_folder() == Path(expected)
-    assert models.bundled() == Path(models.__file__).parent / "weights" / "storyteller"
 
 
 # --- dtypes
@@ -598,8 +510,8 @@ def test_a_folder_without_tokenizer_has_none(tmp_path):
 
 
 def test_the_storyteller_is_what_its_card_says():
-    card = (models.bundled() / "README.md").read_text(encoding="utf-8")
-    weights = models.bundled() / "model.safetensors"
+    card = (bundled() / "README.md").read_text(encoding="utf-8")
+    weights = bundled() / "model.safetensors"
     data = weights.read_bytes()
     assert re.findall(r"[0-9a-f]{64}", card) == [sha256(data).hexdigest()]
     model = load("storyteller")
@@ -608,9 +520,9 @@ def test_the_storyteller_is_what_its_card_says():
     )
     assert "6 layers, 8 heads, width 256, context 512" in card
     assert f"{count_params(model.config):,} parameters" in card
-    known = models.KNOWN["storyteller"]
+    known = KNOWN["storyteller"]
     assert (known.params, known.file_bytes) == (count_params(model.config), len(data))
-    assert {tensor.dtype for tensor in open_checkpoint("storyteller").tensors.values()} == {"F16"}
+    assert {tensor.dtype for tensor in open_checkpoint(bundled()).tensors.values()} == {"F16"}
     assert model.tokenizer.special_tokens == {"<|endoftext|>": 4095}
     assert model.tokenizer.pieces(range(4095)) == load_tokenizer("gpt2").pieces(range(4095))
 

@@ -1,22 +1,18 @@
 """The bench: its limits are worked by hand, its clock is one that the tests set, and no timing decides anything."""
 
 import ctypes
-import importlib.util
-import json
 import os
-import subprocess
 import sys
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from support.checkpoints import CONFIG, TOKENS, hub_tensors, write_checkpoint, write_tokenizer
 
 import numgpt
-from numgpt.cli import main as cli
+from numgpt.cli.figures import table
 from numgpt.config import Config
-from numgpt.measure import bench
+from numgpt.measure import bench, machine
 
 # C = 4, F = 16. A layer has 16 numbers in two layer norms, 60 in c_attn, 20 and 80 and 68 in the others: 244.
 # The model: wte 36, wpe 20, two layers 488, ln_f 8.
@@ -147,7 +143,7 @@ def test_the_matrix_takes_at_most_a_quarter_of_the_memory_that_is_free(monkeypat
     sizes = bench.Sizes(read_bytes=1 << 20, product=2)
     amounts = {}
     for free in (None, "1024", "1048576"):  # in kB
-        monkeypatch.setattr(bench, "search", lambda file, pattern, free=free: free)
+        monkeypatch.setattr(machine, "find_in_file", lambda file, pattern, free=free: free)
         amounts[free] = bench.machine_work(np.dtype("float64"), sizes)["BLAS"].amount
     assert amounts == {None: 1 << 20, "1024": 1 << 18, "1048576": 1 << 20}
 
@@ -219,191 +215,26 @@ def test_without_a_tokenizer_its_figures_are_none(tmp_path):
 def test_nothing_global_is_changed(folder):
     def state():
         kind, keys, *rest = np.random.get_state()
-        return dict(os.environ), np.geterr(), kind, keys.tolist(), rest, bench.ask_openblas("num_threads", ctypes.c_int)
+        threads = machine.ask_openblas("num_threads", ctypes.c_int)
+        return dict(os.environ), np.geterr(), kind, keys.tolist(), rest, threads
 
     before = state()
     bench.measure(folder, TINY)
     assert state() == before
 
 
-def test_notes_tell_of_other_work_the_cache_and_a_forced_kernel(monkeypatch):
-    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    assert bench.notes(497_759_232, 2.0) == []
-    (note,) = bench.notes(497_759_232, 2.31)
-    assert note.startswith("the load average was 2.3 at the start")
-    (note,) = bench.notes(23_674_880, 0.0)
-    assert note.startswith("23.7 MB of weights can stay in the processor's cache")
-    assert note.endswith("may exceed their limits")
-    monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
-    (note,) = bench.notes(497_759_232, 0.0)
-    assert note.startswith("OPENBLAS_CORETYPE=Prescott is set")
-
-
-# ---- the machine
-
-
-def test_memory_is_read_from_linux_itself_and_elsewhere_in_the_units_of_the_system(monkeypatch):
-    usage = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: SimpleNamespace(ru_maxrss=3000))
-    monkeypatch.setitem(sys.modules, "resource", usage)
-    monkeypatch.setattr(bench, "search", lambda file, pattern: "7")
-    assert bench.peak_bytes() == 7 * 1024
-    monkeypatch.setattr(bench, "search", lambda file, pattern: None)
-    for platform, expected in ("darwin", 3000), ("freebsd", 3000 * 1024):
-        monkeypatch.setattr(sys, "platform", platform)
-        assert bench.peak_bytes() == expected
-
-
-def test_the_load_average_is_told_where_there_is_one(monkeypatch):
-    monkeypatch.setattr(os, "getloadavg", lambda: (2.5, 1.0, 0.5), raising=False)
-    assert bench.load_average() == 2.5
-    monkeypatch.delattr(os, "getloadavg")
-    assert bench.load_average() == 0.0
-
-
 def test_where_nothing_can_be_told_it_is_none(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
-    monkeypatch.setattr(bench, "search", lambda file, pattern: None)
-    monkeypatch.setattr(bench, "blas_files", list)
-    monkeypatch.setattr(bench.platform, "processor", str)
+    monkeypatch.setattr(machine, "find_in_file", lambda file, pattern: None)
+    monkeypatch.setattr(machine, "blas_files", list)
+    monkeypatch.setattr(machine.platform, "processor", str)
     monkeypatch.setattr(np, "show_config", lambda mode: {})
     report = bench.measure(folder, TINY)
     memory = report["figures"]["peak memory"]
     assert (memory["value"], memory["share"]) == (None, None)
     assert report["machine"]["cpu"] is None
     assert set(report["machine"]["blas"].values()) == {None}
-    lines = bench.table({"model": "it", **report}).splitlines()
+    lines = table({"model": "it", **report, "notes": []}).splitlines()
     assert lines[1].startswith("unknown processor, CPUs: ")
     assert lines[2].endswith("BLAS: unknown, kernel: unknown, threads: unknown")
     assert [line.split()[:4] for line in lines if line.startswith("peak")] == [["peak", "memory", "unknown", "MB"]]
-
-
-def test_a_file_without_a_pattern_or_none_at_all_finds_nothing(tmp_path):
-    file = tmp_path / "cpuinfo"
-    assert bench.search(str(file), r"model name\s*:\s*(.+)") is None
-    file.write_text("processor\t: 0\n")
-    assert bench.search(str(file), r"model name\s*:\s*(.+)") is None
-    file.write_text("processor\t: 0\nmodel name\t: Abacus 9\nmodel name\t: Abacus 9\n")
-    assert bench.search(str(file), r"model name\s*:\s*(.+)") == "Abacus 9"
-
-
-@pytest.mark.parametrize(
-    "symbol",
-    [
-        "scipy_openblas_get_corename64_",
-        "scipy_openblas_get_corename",
-        "openblas_get_corename64_",
-        "openblas_get_corename",
-    ],
-)
-def test_openblas_is_asked_by_any_of_its_names(monkeypatch, symbol):
-    def answer():
-        return b"Zen"
-
-    libraries = {"other": SimpleNamespace(), "it": SimpleNamespace(**{symbol: answer})}
-
-    def open_library(file):
-        if file == "gone":
-            raise OSError(file)
-        return libraries[file]
-
-    monkeypatch.setattr(bench, "blas_files", lambda: ["gone", "other", "it"])
-    monkeypatch.setattr(ctypes, "CDLL", open_library)
-    assert bench.ask_openblas("corename", ctypes.c_char_p) == "Zen"
-    assert answer.restype is ctypes.c_char_p
-    assert bench.ask_openblas("num_threads", ctypes.c_int) is None
-
-
-def test_what_is_no_openblas_answers_none(monkeypatch, tmp_path):
-    (tmp_path / "text").write_text("no library")
-    module = importlib.util.find_spec("numpy.random._common").origin
-    monkeypatch.setattr(bench, "blas_files", lambda: [str(tmp_path / "text"), module])
-    assert bench.ask_openblas("corename", ctypes.c_char_p) is None
-
-
-def test_the_openblas_in_numpys_wheels_tells_its_kernel():
-    blas = bench.describe_machine()["blas"]
-    if blas["name"] != "scipy-openblas":
-        pytest.skip(f"NumPy was built with {blas['name']}, not with the OpenBLAS of its wheels")
-    assert blas["config"].startswith("OpenBLAS ")
-    assert blas["kernel"] in blas["config"].split()
-    assert blas["threads"] >= 1
-
-
-# ---- the command
-
-REPORT = {
-    "model": "gpt2",
-    "parameters": 124_439_808,
-    "weight_bytes": 497_759_232,
-    "dtype": "float32",
-    "rounds": 5,
-    "machine": {
-        "cpu": "Abacus 9",
-        "cpus": 2,
-        "python": "3.12.1",
-        "numpy": "2.4.6",
-        "blas": {"name": "scipy-openblas", "version": "0.3.31", "kernel": "Zen", "threads": 2, "config": "OpenBLAS"},
-    },
-    "figures": {
-        "load": {"value": 0.3111, "unit": "s", "about": "again", "limit": None, "share": None},
-        "prefill 1024": {"value": 1234.5, "unit": "tokens/s", "about": "a prompt", "limit": 2469.0, "share": 0.5},
-        "tokenizer tokens": {"value": None, "unit": "tokens/s", "about": "none", "limit": None, "share": None},
-    },
-    "notes": ["beware"],
-}
-
-
-def test_the_table_is_aligned_and_has_units_limits_and_shares():
-    assert bench.table(REPORT).splitlines() == [
-        "gpt2: 124,439,808 parameters in float32, 498 MB",
-        "Abacus 9, CPUs: 2",
-        "Python 3.12.1, NumPy 2.4.6, BLAS: scipy-openblas 0.3.31, kernel: Zen, threads: 2",
-        "",
-        "                       measured             limit  share",
-        "load                      0.311 s                         again",
-        "prefill 1024              1,234 tokens/s    2,469    50%  a prompt",
-        "tokenizer tokens        unknown tokens/s                  none",
-        "",
-        "Medians of 5 rounds. Memory bandwidth limits decode, the matrix product prefill, one of the two a batch.",
-        "Note: beware.",
-    ]
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    """Have the command measure next to nothing."""
-    monkeypatch.setattr(bench, "Sizes", lambda: TINY)
-
-
-def test_the_command_prints_the_table(capsys, folder, tiny):
-    assert cli.main(["bench", "-m", str(folder)]) == 0
-    out, err = capsys.readouterr()
-    assert out.startswith(f"{folder}: 2,258 parameters in float32, ")
-    assert [name for name in FIGURES if f"\n{name:<20}" in out] == FIGURES
-    assert err.startswith("numgpt: measuring")
-    assert err.count("\n") == 1
-
-
-def test_the_command_speaks_json(capsys, folder, tiny):
-    assert cli.main(["bench", "-m", str(folder), "--json", "-q"]) == 0
-    out, err = capsys.readouterr()
-    report = json.loads(out)
-    assert err == ""
-    assert set(report) == set(REPORT)
-    assert report["model"] == str(folder)
-    assert set(report["machine"]) == set(REPORT["machine"])
-    assert set(report["machine"]["blas"]) == set(REPORT["machine"]["blas"])
-    assert all(set(row) == {"value", "unit", "about", "limit", "share"} for row in report["figures"].values())
-
-
-def test_a_model_that_is_not_there_fails_as_elsewhere(capsys):
-    assert cli.main(["bench", "-m", "./nowhere"]) == 1
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("numgpt: error: no checkpoint './nowhere'")
-
-
-def test_other_commands_do_not_pay_for_it():
-    code = "import sys, numgpt.cli; sys.exit('numgpt.bench' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

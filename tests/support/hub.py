@@ -403,7 +403,7 @@ def error(code: int, message: str, kind: str = "") -> Answer:
 
 
 def main() -> None:
-    from numgpt.hub.transfer import fetch
+    from numgpt.hub.download import fetch
 
     raw = secrets.token_bytes(1 << 20) * 500
     with Hub() as hub, tempfile.TemporaryDirectory() as folder:
