@@ -7,6 +7,7 @@ from typing import Any
 from numgpt.checkpoint.reading import find_tokenizer, float_dtype, open_checkpoint, read_model
 from numgpt.checkpoint.vocabulary import from_folder, gpt2
 from numgpt.errors import CheckpointError, DownloadError
+from numgpt.fast.tokenizer import Tokenizer
 from numgpt.hub.folders import find, weights_folder
 from numgpt.hub.registry import KNOWN, is_name
 from numgpt.model import Model

@@ -29,6 +29,7 @@ import numgpt
 from numgpt.checkpoint.reading import open_checkpoint
 from numgpt.config import Config
 from numgpt.errors import CheckpointError, DownloadError, OptionError
+from numgpt.fast.tokenizer import Tokenizer
 from numgpt.hub.folders import bundled
 from numgpt.hub.loading import load, load_tokenizer, locate
 from numgpt.hub.registry import KNOWN
