@@ -139,6 +139,7 @@ def test_what_a_learner_reads_is_short():
 @pytest.mark.parametrize("room", ROOMS)
 def test_each_room_says_what_it_is_for_and_names_its_files(room):
     text = (ROOT / room / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 60
     for path in (ROOT / room).glob("[a-z]*.py"):
         assert f"`{path.name}`" in text or f"({path.name})" in text, path.name
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted(ROOT.glob("numgpt/**/README.md"))]}
+FILES = [ROOT / "README.md", *sorted(ROOT.glob("numgpt/**/README.md")), ROOT / "tests/reference/README.md"]
+PAGES = {str(path.relative_to(ROOT)): path for path in FILES}
 FRONT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The reader in C of this room's README: it compiles, and reads what was written."""
+"""The reader in C that stands beside the reference dumps: it compiles, and reads what was written."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ from support.dumps import IDS, wide
 from numgpt.trace import collect
 from numgpt.verify.dump import write_trace
 
-README = Path(__file__).parents[2] / "numgpt/verify/README.md"
+README = Path(__file__).parents[1] / "reference/README.md"
 PROGRAM = """
 #include <stdint.h>
 #include <stdio.h>
