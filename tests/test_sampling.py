@@ -14,9 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.sampling import LOW, kept, logits_of, sample
 
-from numgpt.decoding.controls import (
-    Sampling,
-)
+from numgpt.decoding.controls import Sampling
 from numgpt.ops import softmax
 from numgpt.sampling import draw, exponentials, min_p, temperature, top_k, top_p
 

@@ -10,16 +10,7 @@ import numpy as np
 
 from numgpt.checks import check_finite
 from numgpt.ops import softmax
-from numgpt.sampling import (
-    Control,
-    OfLogits,
-    Text,
-    draw,
-    exponentials_of,
-    random_words,
-    temperature,
-    top_k,
-)
+from numgpt.sampling import Control, OfLogits, Text, draw, exponentials_of, random_words, temperature, top_k
 
 
 def contenders(logits: np.ndarray, k: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from numgpt.checkpoint.disk import decode_text
 from numgpt.checks import check_option
 from numgpt.config import Config
 from numgpt.errors import ContextError, OptionError, TokenError
@@ -15,14 +16,8 @@ from numgpt.training.backward import UNCOUNTED
 from numgpt.training.settings import Settings
 
 END_OF_TEXT = "<|endoftext|>"
-
-
 EVALUATED = 1024  # the most held-out examples that an evaluation looks at
-
-
 LONGEST_LINE = 1024  # tokens of a line, unless block_size says otherwise
-
-
 Question = tuple[tuple[int, ...], tuple[int, ...]]  # the ids of a line: of the question, and of its answer
 
 
@@ -78,6 +73,12 @@ def batch(examples: Examples, size: int, *, seed: int, step: int) -> Examples:
     return Examples(examples.ids[rows], examples.targets[rows])
 
 
+def few_of(examples: Examples) -> Examples:
+    """Return at most EVALUATED of the examples, spread evenly: as many as an evaluation looks at."""
+    step = -(-len(examples.ids) // EVALUATED)
+    return Examples(examples.ids[::step], examples.targets[::step])
+
+
 def byte_tokenizer() -> Tokenizer:
     """A token for each byte, and end-of-text: what suits a text too small for a vocabulary.
 
@@ -90,10 +91,7 @@ def byte_tokenizer() -> Tokenizer:
 def read_text(path: Path) -> tuple[str, str]:
     """Return the text of a file, and the sha256 of its bytes. Raises TokenError where it is not UTF-8, or empty."""
     raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TokenError(f"{path}: byte {raw[error.start]:#04x} at {error.start} is not UTF-8: convert it") from None
+    text = decode_text(raw, path).removeprefix("\ufeff")
     if not text.strip():
         raise TokenError(f"{path}: empty, expected a text to learn from")
     return text, hashlib.sha256(raw).hexdigest()

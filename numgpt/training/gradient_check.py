@@ -6,9 +6,7 @@ from typing import Any
 import numpy as np
 
 from numgpt.config import Config
-from numgpt.model import (
-    Params,
-)
+from numgpt.model import Params
 from numgpt.params import faults, leaves, map_leaves
 from numgpt.training.backward import Gradients, loss, loss_and_grads
 

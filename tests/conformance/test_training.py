@@ -17,8 +17,9 @@ import numgpt
 from numgpt.params import leaves
 from numgpt.training.examples import batch, read_examples
 from numgpt.training.optimizer import clip, start_state
-from numgpt.training.run import train, train_step
+from numgpt.training.run import train
 from numgpt.training.settings import Settings
+from numgpt.training.steps import train_step
 
 STEPS, WARMUP, PEAK, LEAST, DECAY, CLIP, BETAS = 200, 20, 3e-3, 2e-4, 0.2, 1.0, (0.85, 0.97)
 SETTINGS = Settings(

@@ -6,9 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.sampling import LOW, kept, narrow, process, sample
 
-from numgpt.decoding.controls import (
-    Sampling,
-)
+from numgpt.decoding.controls import Sampling
 from numgpt.errors import OptionError
 from numgpt.fast.sampling import contenders
 from numgpt.ops import softmax

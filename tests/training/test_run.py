@@ -1,4 +1,4 @@
-"""Training: the optimiser by hand, batches as a function of the step, and runs that nothing undoes."""
+"""Runs that nothing undoes; what is refused; the command."""
 
 import errno
 import json
@@ -9,254 +9,21 @@ import shutil
 import signal
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from support.checkpoints import TOKENS, hub_tensors, write_checkpoint, write_tokenizer
+from support.runs import FILES, FLAGS, SORTED, TINY, call, command, files, posix
 
 import numgpt
 from numgpt.checkpoint.safetensors import read_header
 from numgpt.cli import main as cli
-from numgpt.config import Config
 from numgpt.errors import CheckpointError, NumgptError, OptionError
-from numgpt.params import leaves, map_leaves, random_params
+from numgpt.params import leaves
 from numgpt.training import run as training
-from numgpt.training.examples import Examples, batch, byte_tokenizer, read_examples, windows_of
-from numgpt.training.optimizer import adamw, adamw_leaf, clip, schedule, start_state
-from numgpt.training.run import evaluate, train
+from numgpt.training.run import train
 from numgpt.training.settings import Settings
-
-SORTED = "".join(f"{n}={''.join(sorted(str(n)))}\n" for n in range(100, 160))
-TINY = {"n_layer": 1, "n_head": 2, "n_embd": 8, "batch_size": 3, "steps": 7, "warmup_steps": 2, "answers_after": "="}
-FLAGS = ["--n-layer", "1", "--n-head", "2", "--n-embd", "8", "--batch-size", "3", "--answers-after", "="]
-SMALL = Config(n_vocab=9, n_ctx=4, n_embd=8, n_head=2, n_layer=2)
-FILES = ("model.safetensors", "training.safetensors")
-posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork and no SIGKILL")
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    """What the command line sets does not stay."""
-    monkeypatch.setenv("OPENBLAS_NUM_THREADS", os.environ.get("OPENBLAS_NUM_THREADS", "1"))
-
-
-@pytest.fixture
-def text(tmp_path):
-    """A file of 60 lines, of 7 characters each."""
-    path = tmp_path / "sort.txt"
-    path.write_text(SORTED, encoding="utf-8")
-    return path
-
-
-def files(folder):
-    """All that a run has written, without its settings, which name files."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def call(capsys, *arguments):
-    """Run the command in this process; return its exit code, standard output and standard error."""
-    code = cli.main(["train", *map(str, arguments)])
-    return code, *capsys.readouterr()
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "numgpt", "train", *map(str, arguments)]
-
-
-# ---- the optimiser
-
-
-def test_two_steps_of_adamw_worked_by_hand():
-    """Both means forget half. The first step goes by 2/sqrt(4) and the decay of 10; the second by -2/sqrt(12)."""
-    options = {"lr": 0.5, "beta1": 0.5, "beta2": 0.5, "weight_decay": 0.1, "eps": 0.0}
-    p, m, v = adamw_leaf(np.array([10.0]), np.array([2.0]), np.zeros(1), np.zeros(1), t=1, **options)
-    assert (p, m, v) == (10 - 0.5 * (1 + 1), 1, 2)
-    p, m, v = adamw_leaf(p, np.array([-4.0]), m, v, t=2, **options)
-    assert (m, v) == (-1.5, 9)
-    assert p[0] == pytest.approx(9 - 0.5 * (-2 / math.sqrt(12) + 0.9), rel=1e-15)
-
-
-def test_the_first_step_is_as_long_as_the_learning_rate_whatever_the_gradient():
-    for g in 1e-4, 1.0, 1e4:
-        p, _, _ = adamw_leaf(np.zeros(1), np.array([g]), np.zeros(1), np.zeros(1), 1, 0.01, 0.9, 0.99, 0.1)
-        assert p[0] == pytest.approx(-0.01, rel=1e-3)
-
-
-def test_eps_keeps_a_gradient_of_nothing_from_dividing_by_it():
-    p, _, _ = adamw_leaf(np.ones(1), np.zeros(1), np.zeros(1), np.zeros(1), 1, 0.01, 0.9, 0.99, 0.0)
-    assert p[0] == 1
-
-
-def test_matrices_decay_embeddings_too_and_nothing_else():
-    state = start_state(map_leaves(lambda path, p: np.ones_like(p, np.float64), random_params(SMALL)))
-    zero = map_leaves(lambda path, p: np.zeros_like(p), state.params)
-    after = adamw(state, zero, lr=0.5, weight_decay=0.25)
-    for path, p in leaves(after.params):
-        decayed = path in ("wte", "wpe") or path.endswith(".w")
-        assert (p == (0.875 if decayed else 1.0)).all(), path
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_step_keeps_the_dtype_and_changes_no_argument(dtype):
-    state = start_state(random_params(SMALL, dtype=dtype))
-    before = map_leaves(lambda path, p: p.copy(), list(state[1:]))
-    examples = batch(windows_of([1, 2, 3, 4, 5, 6], 4), 2, seed=0, step=1)
-    after, _, _ = training.train_step(state, examples, SMALL, Settings())
-    assert after.step == 1
-    for tree in after[1:]:
-        assert {x.dtype for _, x in leaves(tree)} == {np.dtype(dtype)}
-    for (path, x), (_, y) in zip(leaves(before), leaves(list(state[1:])), strict=True):
-        assert np.array_equal(x, y), path
-    assert not np.array_equal(after.params["wte"], state.params["wte"])
-
-
-def test_a_gradient_is_clipped_as_one_vector_and_only_if_it_is_too_long():
-    grads = {"a": np.array([[3.0, 0.0]]), "h": [{"b": np.array([4.0])}]}
-    for limit in 5.1, 0:
-        same, norm = clip(grads, limit)
-        assert norm == 5
-        assert same["h"][0]["b"] == 4
-    short, norm = clip(grads, 2.5)
-    assert norm == 5
-    assert short["a"][0, 0] == pytest.approx(1.5, rel=1e-6)
-    assert short["h"][0]["b"][0] == pytest.approx(2.0, rel=1e-6)
-
-
-@given(st.integers(1, 400), st.data())
-def test_the_schedule_goes_up_to_its_peak_and_down_to_its_end(steps, data):
-    warmup = data.draw(st.integers(0, steps))
-    rates = [
-        schedule(step, learning_rate=1.0, min_lr=0.125, warmup_steps=warmup, steps=steps)
-        for step in range(1, steps + 1)
-    ]
-    assert rates[:warmup] == [pytest.approx(step / warmup) for step in range(1, warmup + 1)]
-    after = [1.0, *rates[warmup:]]
-    assert all(a > b for a, b in pairwise(after))
-    if warmup < steps:
-        assert rates[-1] == 0.125
-        assert rates[(steps + warmup) // 2 - 1] == pytest.approx(0.5625, abs=2 / (steps - warmup))  # half way
-
-
-def test_the_values_of_the_schedule():
-    options = {"learning_rate": 1.0, "min_lr": 0.0, "warmup_steps": 4, "steps": 10}
-    assert schedule(1, **options) == 0.25
-    assert schedule(6, **options) == pytest.approx((1 + math.cos(math.pi / 3)) / 2)  # a third of the way down
-    assert schedule(10, **options) == 0
-
-
-# ---- batches
-
-
-@given(st.integers(0, 2**64 - 1), st.integers(1, 2**32), st.integers(1, 50), st.integers(1, 20))
-def test_a_batch_is_a_function_of_seed_and_step(seed, step, n, size):
-    examples = windows_of(range(100, 100 + n + 1), 1)
-    first, again = batch(examples, size, seed=seed, step=step), batch(examples, size, seed=seed, step=step)
-    assert np.array_equal(first.ids, again.ids)
-    assert first.ids.shape == first.targets.shape == (size, 1)
-    assert ((first.ids >= 100) & (first.ids < 100 + n)).all()
-    assert np.array_equal(first.targets, first.ids + 1)
-
-
-def test_batches_differ_and_reach_every_example_about_as_often():
-    examples = windows_of(range(51), 1)
-    rows = [batch(examples, 20, seed=3, step=step).ids[:, 0] for step in range(1, 501)]
-    assert len({tuple(row) for row in rows}) == 500
-    counts = np.bincount(np.concatenate(rows), minlength=50)
-    assert len(counts) == 50
-    assert abs(counts - 200).max() < 5 * math.sqrt(200)
-    assert not np.array_equal(rows[0], batch(examples, 20, seed=4, step=1).ids[:, 0])
-
-
-def read(path, text, config=None, val=None, **settings):
-    """Read examples as `train` does, byte by byte."""
-    texts = [(path, text)] + ([] if val is None else [(path, val)])
-    return read_examples(texts, byte_tokenizer(), config, Settings(**settings))
-
-
-def test_the_last_tenth_is_held_out_and_the_two_share_nothing(tmp_path):
-    training, held_out = read(tmp_path, "a" * 900 + "b" * 100, block_size=8)
-    assert set(training.ids.flat) | set(training.targets.flat) == {ord("a")}
-    assert set(held_out.ids.flat) | set(held_out.targets.flat) == {ord("b")}
-    assert len(training.ids) == 900 - 8
-    assert len(held_out.ids) == 12  # side by side: 12 * 8 + 1 of its 100
-
-
-def test_windows_of_the_held_out_text_lie_side_by_side(tmp_path):
-    _, held_out = read(tmp_path, "x" * 50, val="0123456789", block_size=4)
-    assert [bytes(row.tolist()) for row in held_out.ids] == [b"0123", b"4567"]
-    assert [bytes(row.tolist()) for row in held_out.targets] == [b"1234", b"5678"]
-
-
-def test_every_tenth_line_is_held_out_and_its_question_learned_from_nowhere(tmp_path):
-    lines = [f"{n}={n}" for n in range(10, 28)]
-    lines[9:9], lines[19:19] = ["50=50"], ["51=51"]
-    training, held_out = read(tmp_path, "\n".join([*lines, "50=no", ""]), answers_after="=")
-    assert [bytes(row[:2].tolist()) for row in held_out.ids] == [b"50", b"51"]
-    assert sorted(bytes(row[:2].tolist()) for row in training.ids) == [str(n).encode() for n in range(10, 28)]
-
-
-def test_of_a_few_lines_the_last_is_held_out(tmp_path):
-    training, held_out = read(tmp_path, "1=2\n3=4\n5=6", answers_after="=")
-    assert [bytes(row[:1].tolist()) for row in training.ids] == [b"1", b"3"]
-    assert [bytes(row[:1].tolist()) for row in held_out.ids] == [b"5"]
-
-
-def test_only_the_answer_counts_and_lines_are_padded(tmp_path):
-    training, held_out = read(tmp_path, "1+2=>3=>4\r\n\n7=>\n", val="12=>3", answers_after="=>")
-    assert training.ids.tolist() == [[*b"1+2=>3=>4"], [*b"7=>", *[256] * 6]]
-    assert training.targets.tolist() == [[-1] * 4 + [*b"3=>4", 256], [-1, -1, 256] + [-1] * 6]
-    assert held_out.targets[0].tolist() == [-1, -1, -1, ord("3"), 256, -1, -1, -1, -1]
-
-
-def test_an_evaluation_looks_at_so_many_examples_from_all_over(text, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "EVALUATED", 4)
-    run, _ = training.open_run(text, tmp_path / "out", Settings(answers_after="="), None)
-    assert [bytes(row[:3].tolist()) for row in run.held_out.ids] == [b"109", b"129", b"149"]  # of six
-
-
-def test_a_byte_order_mark_is_no_text(tmp_path):
-    file = tmp_path / "text.txt"
-    file.write_bytes(b"\xef\xbb\xbf1=2\n")
-    assert training.read_text(file)[0] == "1=2\n"
-
-
-def test_the_question_has_the_ids_that_it_has_when_it_is_asked(tmp_path):
-    tokenizer = numgpt.load("storyteller").tokenizer
-    whole, question = tokenizer.encode("the king"), tokenizer.encode("the ki")
-    assert whole[: len(question)] != question  # so they must be parted before they are encoded
-    texts = [(tmp_path, "the king\n" * 3), (tmp_path, "a kid\n")]
-    training, _ = read_examples(texts, tokenizer, None, Settings(answers_after="ki"))
-    assert training.ids[0, : len(question)].tolist() == question
-
-
-def test_the_share_of_right_answers_is_that_of_greedy_decoding():
-    """Answers that the model itself has made are right, to the end; with one id changed they are not."""
-    params = map_leaves(lambda path, p: p * 12, random_params(SMALL, seed=2))
-    questions = [[i, j] for i in range(4) for j in range(4)]
-    made = numgpt.generate_batch(questions, params, SMALL._replace(eos_token_id=None), max_new_tokens=3, temperature=0)
-    assert len({tuple(answer) for answer in made}) > 3
-    ids = np.array([q + answer[:2] for q, answer in zip(questions, made, strict=True)])
-    targets = np.array([[-1, *answer] for answer in made])
-    for row, column in (3, 1), (8, 3), (9, 2):
-        targets[row, column] = (targets[row, column] + 1) % 9
-    for size in 1, 5, 16:
-        assert evaluate(Examples(ids, targets), params, SMALL, size)[1] == 13 / 16
-
-
-def test_the_loss_of_an_evaluation_weighs_each_target_alike():
-    params = random_params(SMALL, dtype=np.float64)
-    ids = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 1]])
-    targets = np.array([[2, 3, 4], [-1, -1, 7], [-1, 1, 2]])
-    logits = np.array([numgpt.forward(row, params, SMALL) for row in ids])
-    log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    expected = np.mean([-log_probs[i, t, targets[i, t]] for i, t in np.argwhere(targets >= 0)])
-    for size in 1, 2, 3:
-        assert evaluate(Examples(ids, targets), params, SMALL, size)[0] == pytest.approx(expected, rel=1e-12)
-
 
 # ---- a run
 

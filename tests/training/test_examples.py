@@ -1,0 +1,96 @@
+"""Batches as a function of the step; what is learned from a text, and what is held out."""
+
+import math
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+import numgpt
+from numgpt.training import run as training
+from numgpt.training.examples import batch, byte_tokenizer, read_examples, windows_of
+from numgpt.training.settings import Settings
+
+# ---- batches
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(1, 2**32), st.integers(1, 50), st.integers(1, 20))
+def test_a_batch_is_a_function_of_seed_and_step(seed, step, n, size):
+    examples = windows_of(range(100, 100 + n + 1), 1)
+    first, again = batch(examples, size, seed=seed, step=step), batch(examples, size, seed=seed, step=step)
+    assert np.array_equal(first.ids, again.ids)
+    assert first.ids.shape == first.targets.shape == (size, 1)
+    assert ((first.ids >= 100) & (first.ids < 100 + n)).all()
+    assert np.array_equal(first.targets, first.ids + 1)
+
+
+def test_batches_differ_and_reach_every_example_about_as_often():
+    examples = windows_of(range(51), 1)
+    rows = [batch(examples, 20, seed=3, step=step).ids[:, 0] for step in range(1, 501)]
+    assert len({tuple(row) for row in rows}) == 500
+    counts = np.bincount(np.concatenate(rows), minlength=50)
+    assert len(counts) == 50
+    assert abs(counts - 200).max() < 5 * math.sqrt(200)
+    assert not np.array_equal(rows[0], batch(examples, 20, seed=4, step=1).ids[:, 0])
+
+
+def read(path, text, config=None, val=None, **settings):
+    """Read examples as `train` does, byte by byte."""
+    texts = [(path, text)] + ([] if val is None else [(path, val)])
+    return read_examples(texts, byte_tokenizer(), config, Settings(**settings))
+
+
+def test_the_last_tenth_is_held_out_and_the_two_share_nothing(tmp_path):
+    training, held_out = read(tmp_path, "a" * 900 + "b" * 100, block_size=8)
+    assert set(training.ids.flat) | set(training.targets.flat) == {ord("a")}
+    assert set(held_out.ids.flat) | set(held_out.targets.flat) == {ord("b")}
+    assert len(training.ids) == 900 - 8
+    assert len(held_out.ids) == 12  # side by side: 12 * 8 + 1 of its 100
+
+
+def test_windows_of_the_held_out_text_lie_side_by_side(tmp_path):
+    _, held_out = read(tmp_path, "x" * 50, val="0123456789", block_size=4)
+    assert [bytes(row.tolist()) for row in held_out.ids] == [b"0123", b"4567"]
+    assert [bytes(row.tolist()) for row in held_out.targets] == [b"1234", b"5678"]
+
+
+def test_every_tenth_line_is_held_out_and_its_question_learned_from_nowhere(tmp_path):
+    lines = [f"{n}={n}" for n in range(10, 28)]
+    lines[9:9], lines[19:19] = ["50=50"], ["51=51"]
+    training, held_out = read(tmp_path, "\n".join([*lines, "50=no", ""]), answers_after="=")
+    assert [bytes(row[:2].tolist()) for row in held_out.ids] == [b"50", b"51"]
+    assert sorted(bytes(row[:2].tolist()) for row in training.ids) == [str(n).encode() for n in range(10, 28)]
+
+
+def test_of_a_few_lines_the_last_is_held_out(tmp_path):
+    training, held_out = read(tmp_path, "1=2\n3=4\n5=6", answers_after="=")
+    assert [bytes(row[:1].tolist()) for row in training.ids] == [b"1", b"3"]
+    assert [bytes(row[:1].tolist()) for row in held_out.ids] == [b"5"]
+
+
+def test_only_the_answer_counts_and_lines_are_padded(tmp_path):
+    training, held_out = read(tmp_path, "1+2=>3=>4\r\n\n7=>\n", val="12=>3", answers_after="=>")
+    assert training.ids.tolist() == [[*b"1+2=>3=>4"], [*b"7=>", *[256] * 6]]
+    assert training.targets.tolist() == [[-1] * 4 + [*b"3=>4", 256], [-1, -1, 256] + [-1] * 6]
+    assert held_out.targets[0].tolist() == [-1, -1, -1, ord("3"), 256, -1, -1, -1, -1]
+
+
+def test_an_evaluation_looks_at_so_many_examples_from_all_over(text, tmp_path, monkeypatch):
+    monkeypatch.setattr("numgpt.training.examples.EVALUATED", 4)
+    run, _ = training.open_run(text, tmp_path / "out", Settings(answers_after="="), None)
+    assert [bytes(row[:3].tolist()) for row in run.held_out.ids] == [b"109", b"129", b"149"]  # of six
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_bytes(b"\xef\xbb\xbf1=2\n")
+    assert training.read_text(file)[0] == "1=2\n"
+
+
+def test_the_question_has_the_ids_that_it_has_when_it_is_asked(tmp_path):
+    tokenizer = numgpt.load("storyteller").tokenizer
+    whole, question = tokenizer.encode("the king"), tokenizer.encode("the ki")
+    assert whole[: len(question)] != question  # so they must be parted before they are encoded
+    texts = [(tmp_path, "the king\n" * 3), (tmp_path, "a kid\n")]
+    training, _ = read_examples(texts, tokenizer, None, Settings(answers_after="ki"))
+    assert training.ids[0, : len(question)].tolist() == question
