@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from numgpt import tokenizer as readable
 from numgpt.checkpoint.files import read_small
 from numgpt.errors import CheckpointError
 from numgpt.fast.tokenizer import AddedToken, Tokenizer
@@ -202,7 +203,7 @@ def _read_settings(folder: Path, names: set[str]) -> _Settings:
     return _Settings(added, special, kind, prefix)
 
 
-def write_vocabulary(tokenizer: Tokenizer, folder: Path) -> None:
+def write_vocabulary(tokenizer: readable.Tokenizer, folder: Path) -> None:
     """Write vocab.json and merges.txt of a tokenizer, as Transformers has them.
 
     Its added tokens go into vocab.json, where read_vocabulary finds <|endoftext|>; their flags are not kept.

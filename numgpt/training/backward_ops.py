@@ -11,10 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from numgpt.model import (
-    Record,
-    identity,
-)
+from numgpt.model import Record, identity
 from numgpt.ops import erf, silu
 
 

@@ -11,7 +11,8 @@ from numgpt.checkpoint.disk import decode_text
 from numgpt.checks import check_option
 from numgpt.config import Config
 from numgpt.errors import ContextError, OptionError, TokenError
-from numgpt.fast.tokenizer import AddedToken, Tokenizer
+from numgpt.fast import tokenizer as fast
+from numgpt.tokenizer import Tokenizer
 from numgpt.training.backward import UNCOUNTED
 from numgpt.training.settings import Settings
 
@@ -85,7 +86,7 @@ def byte_tokenizer() -> Tokenizer:
     >>> byte_tokenizer().encode("3=")
     [51, 61]
     """
-    return Tokenizer([], added=[AddedToken(END_OF_TEXT, 256, special=True)])
+    return fast.Tokenizer([], added=[fast.AddedToken(END_OF_TEXT, 256, special=True)])
 
 
 def read_text(path: Path) -> tuple[str, str]:

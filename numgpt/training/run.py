@@ -23,10 +23,10 @@ from numgpt.checkpoint.vocabulary import from_folder
 from numgpt.checks import check_count
 from numgpt.config import Config
 from numgpt.errors import CheckpointError, OptionError
-from numgpt.fast.tokenizer import Tokenizer
 from numgpt.hub.loading import load, load_tokenizer, locate
 from numgpt.model import Model
 from numgpt.params import random_params
+from numgpt.tokenizer import Tokenizer
 from numgpt.training.examples import END_OF_TEXT, Examples, batch, byte_tokenizer, few_of, read_examples, read_text
 from numgpt.training.folder import UNFINISHED, alone, check_record, create, is_run, plain, resume, save
 from numgpt.training.optimizer import State

@@ -1,0 +1,33 @@
+"""numgpt bench: how fast a model is on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from numgpt.cli.terminal import Command, bar, no_arguments, note
+
+EXAMPLES = """examples:
+  numgpt bench
+  numgpt bench -m path/to/gpt2 --json"""
+
+
+def bench(args: argparse.Namespace) -> None:
+    """numgpt bench: measure a model on this machine, beside what the machine could do at best."""
+    from numgpt.cli.figures import notes, table
+    from numgpt.hub.loading import locate
+    from numgpt.measure.bench import measure
+    from numgpt.measure.machine import load_average
+
+    with bar(args) as progress:
+        path = locate(args.model, progress)
+    note(args, "measuring: some 10 seconds for the storyteller, a minute for 124M parameters")
+    busy = load_average()
+    report = {"model": str(args.model), **measure(path)}
+    report["notes"] = notes(report["weight_bytes"], busy)
+    print(json.dumps(report) if args.json else table(report))
+
+
+COMMANDS = {
+    "bench": Command(EXAMPLES, no_arguments, bench),
+}

@@ -1,0 +1,164 @@
+"""numgpt generate: continue a text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+from numgpt.cli.jobs import add_job_options, check_job, job
+from numgpt.cli.terminal import Command, load_model, note, require, reread_as_utf8, text_of_argument
+from numgpt.errors import NumgptError, OptionError
+from numgpt.tokenizer import Tokenizer
+
+EXAMPLES = """examples:
+  numgpt generate "Once upon a time"
+  numgpt generate "Once upon a time" --seed 1 -n 60      the same text each time
+  numgpt generate "The" --temperature 0                  greedy: always the most likely token
+  numgpt generate "The" --top-k 0 --top-p 0.95           nucleus sampling alone
+  numgpt generate "The" --stop "." --num-return-sequences 3
+  numgpt generate "The" --num-beams 5 --num-return-sequences 5
+  numgpt generate "The" -n 3000 --overflow slide         past the context limit
+  numgpt generate                                        from nothing: the end-of-text token
+  numgpt generate --input prompts.jsonl --output out.jsonl     a job: start it again, and it goes on
+  numgpt generate -- "- a list"                          a text that begins with a dash
+  cat prompt.txt | numgpt generate - -m path/to/gpt2"""
+
+OPTIONS = (  # of `numgpt generate`, by the names that they have in Python; those that are not given keep their defaults
+    *("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size"),
+    *("min_new_tokens", "overflow", "num_beams", "length_penalty", "early_stopping"),
+)
+
+
+def generate(args: argparse.Namespace) -> None:
+    """numgpt generate: show the prompt and what follows it, token by token, or several texts."""
+    from numgpt.decoding.batch import complete_batch
+    from numgpt.decoding.rules import random_seed
+    from numgpt.decoding.text import start_ids, stream_ids, text_of
+
+    check_job(args, given=args.prompt is not None)
+    model = load_model(args)
+    tokenizer = require(model.tokenizer, args.model)
+    if args.input is not None:
+        job(args, model, generate_options(args, tokenizer))
+        return
+    prompt = text_of_argument(args.prompt or "")
+    if args.prompt == "-":
+        prompt = prompt.removesuffix("\n")  # the end of the last line, which is not meant
+    ids = start_ids(model, tokenizer.encode(prompt, allow_special=args.allow_special))
+    seed = random_seed() if args.seed is None else args.seed
+    options = {**generate_options(args, tokenizer), "seed": seed}
+    count, start = 0, time.perf_counter()
+
+    def show(text: str) -> None:
+        if not args.json:
+            print(text, end="", flush=True)
+
+    def end(text: str, new_ids: list[int], finish_reason: str) -> None:
+        """Finish what is shown of a text; with --json, show all of it."""
+        nonlocal count
+        count += len(new_ids)
+        if args.json:
+            result = {"prompt": prompt, "text": text, "ids": new_ids, "finish_reason": finish_reason, "seed": seed}
+            print(json.dumps({"model": str(args.model), **result}))
+        elif not (prompt + text).endswith("\n"):
+            print(flush=True)
+        if finish_reason == "context":
+            note(args, f"stopped at the context limit of {model.config.n_ctx} tokens (--overflow slide goes on)")
+
+    several = args.num_return_sequences != 1
+    if several:
+        more = {"num_return_sequences": args.num_return_sequences, "tokenizer": tokenizer}
+        batch = complete_batch([ids], model.params, model.config, **options, **more)
+    else:
+        pieces = stream_ids(model, ids, **options)
+    if args.seed is None and options.get("temperature"):
+        note(args, f"seed {seed}")
+    try:
+        if several:
+            for number, new_ids, finish_reason in sorted(batch):
+                text = text_of(new_ids, tokenizer, options["stop_strings"])
+                show("\n" * (number > 0) + prompt + text)
+                end(text, new_ids, finish_reason)
+        else:
+            show(prompt)
+            text = ""
+            for piece in pieces:
+                show(piece)
+                text += piece
+            end(text, pieces.ids, pieces.finish_reason)
+    except NumgptError:
+        show("\n")  # so that the error has a line of its own
+        raise
+    seconds = time.perf_counter() - start
+    n_ctx, half = model.config.n_ctx, model.config.n_ctx // 2
+    if args.overflow == "slide" and len(ids) + count > n_ctx:
+        note(args, f"went on past the {n_ctx} tokens of the context: each time the last {half} of them, computed anew")
+    tokens = f"{count} token{'' if count == 1 else 's'}"
+    note(args, f"{tokens} in {seconds:.2f} s, {count / seconds:.1f} tokens/s")
+
+
+def generate_options(args: argparse.Namespace, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the options of `generate` that the command line gives, in values of JSON, without a seed."""
+    options: dict[str, Any] = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    if args.num_beams == 1:  # a search draws nothing
+        options = {"temperature": 0.8, "top_k": 40, **options}
+    options["stop_strings"] = [reread_as_utf8(stop) for stop in args.stop]
+    options["bad_words"] = [tokenizer.encode(reread_as_utf8(text)) for text in args.bad_words] or None
+    options["logit_bias"] = list(dict(parse_bias(text, tokenizer) for text in args.logit_bias).items()) or None
+    return options
+
+
+def parse_early_stopping(text: str) -> bool | str:
+    """Return True or False, or text that is neither as it is."""
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def parse_bias(text: str, tokenizer: Tokenizer) -> tuple[tuple[int, ...], float]:
+    """Return the ids and the number of a bias, "TEXT=NUMBER"."""
+    words, _, number = reread_as_utf8(text).rpartition("=")
+    try:
+        return tuple(tokenizer.encode(words)), float(number)
+    except ValueError:
+        raise OptionError(f"--logit-bias is {text!r:.80}, expected TEXT=NUMBER, as in ' king=2.5'") from None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what `numgpt generate` takes."""
+    parser.add_argument("prompt", nargs="?", help="the text to continue; - reads standard input, less a last newline")
+    parser.add_argument("--input", metavar="FILE", help='continue each of many: lines of JSON, {"prompt": ...}')
+    add_job_options(parser)
+    add = parser.add_argument
+    add("-n", "--max-new-tokens", type=int, default=200, metavar="N", help="the most tokens to make (default: 200)")
+    add("--temperature", type=float, metavar="T", help="0 is greedy (default: 0.8)")
+    add("--top-k", type=int, metavar="K", help="keep the K likeliest tokens; 0 for all (default: 40)")
+    add("--top-p", type=float, metavar="P", help="keep the fewest tokens that reach this probability together")
+    add("--min-p", type=float, metavar="P", help="keep the tokens at least P times as likely as the likeliest")
+    add("--repetition-penalty", type=float, metavar="R", help="above 1: avoid tokens already there")
+    add("--no-repeat-ngram-size", type=int, metavar="N", help="let no N tokens in a row come twice")
+    add(
+        "--bad-words", action="append", default=[], metavar="TEXT", help="ban a text; ' king' is not 'king'; repeatable"
+    )
+    add("--logit-bias", action="append", default=[], metavar="TEXT=B", help="add B to the logit of a text; repeatable")
+    add("--min-new-tokens", type=int, metavar="N", help="no end-of-text before so many new tokens")
+    add("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
+    add("--num-beams", type=int, default=1, metavar="N", help="above 1: draw nothing, search for the likeliest text")
+    add("--length-penalty", type=float, metavar="P", help="beams: above 0 favours long texts (default: 1)")
+    about_stopping = "beams: end at once when N texts have ended (true), or when no better can come (false)"
+    add("--early-stopping", type=parse_early_stopping, metavar="true|false|never", help=about_stopping)
+    add("--num-return-sequences", type=int, default=1, metavar="N", help="make N texts of the prompt (default: 1)")
+    add(
+        "--overflow",
+        choices=["stop", "slide"],
+        default="stop",
+        help="at the context limit, stop, or go on with its last half, which is then computed anew (default: stop)",
+    )
+    add("--seed", type=int, metavar="N", help="the same seed makes the same text (default: another each time)")
+    add("--dtype", choices=["float32", "float64"], help="precision (default: that of the checkpoint)")
+    add("--allow-special", action="store_true", help="read <|endoftext|> in the prompt as the token, not as text")
+
+
+COMMANDS = {
+    "generate": Command(EXAMPLES, add_arguments, generate),
+}

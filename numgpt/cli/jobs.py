@@ -1,0 +1,99 @@
+"""Jobs: `numgpt generate` and `numgpt score` over the lines of a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numgpt.cli.progress import LineBar
+from numgpt.cli.terminal import note, say
+from numgpt.errors import TokenError
+
+if TYPE_CHECKING:
+    from numgpt.model import Model
+
+
+def add_job_options(parser: argparse.ArgumentParser) -> None:
+    """Say what a job takes beside --input."""
+    add = parser.add_argument_group("jobs, which go on where they were when they are started again").add_argument
+    add("--output", metavar="FILE", help="the results of --input: a line of JSON for each")
+    add("--batch-size", type=int, metavar="N", help="texts at once, or in a task of Dask (default: 8)")
+    add("--dask", metavar="ADDRESS", help="work on a Dask cluster: the address of its scheduler, tcp://HOST:PORT")
+
+
+def check_job(args: argparse.Namespace, given: bool) -> None:
+    """Exit with a word on the usage where the options of a job don't go together."""
+    if args.input is None:
+        for name in ("output", "batch_size", "dask"):
+            if getattr(args, name) is not None:
+                args.error(f"--{name.replace('_', '-')} is for jobs: give --input too")
+        return
+    if given:
+        args.error("give a text or --input, not both")
+    if args.output is None:
+        args.error("--input needs --output")
+    if args.input == "-" or args.output == "-":
+        args.error("--input and --output are files, not -: a job that is started again reads both")
+    if getattr(args, "num_return_sequences", 1) != 1:
+        args.error("--input makes one text of each line: for more, give the line several times; each has its own draw")
+
+
+def job(args: argparse.Namespace, model: Model, options: dict[str, Any]) -> None:
+    """numgpt generate or score with --input: do what is left of a job, and say how that gets on."""
+    from numgpt.apps.jobs import Job, fingerprint, run_job
+
+    if args.kind == "generate":
+        options = {**options, "seed": args.seed or 0}  # one that is drawn would be lost when the job is killed
+    work = Job(args.kind, {**options, "allow_special": args.allow_special})
+    size = 8 if args.batch_size is None else args.batch_size
+    workers = None
+    if args.dask is not None:
+        from numgpt.apps.dask import work_on_cluster
+
+        name = str(Path(args.model).resolve()) if Path(args.model).exists() else args.model
+        expected = fingerprint(model)
+
+        def workers(lines: Any) -> Any:
+            return work_on_cluster(args.dask, work, name, args.dtype, expected, size, lines)
+
+    bar = None if args.quiet or sys.stderr is None else LineBar()
+
+    def report(number: int, reason: str) -> None:
+        message = f"numgpt: {args.input}: line {number}: {reason}".replace("\n", " ")
+        (bar.say if bar else say)(message)
+
+    def progress(done: int, lines: int, tokens: int) -> None:
+        if bar:
+            bar.tokens = tokens
+            bar(args.output, done, lines)
+
+    start = time.perf_counter()
+    try:
+        summary = run_job(
+            work,
+            model,
+            Path(args.input),
+            Path(args.output),
+            batch_size=size,
+            workers=workers,
+            report=report,
+            progress=progress,
+        )
+    except KeyboardInterrupt:
+        note(args, "stopped: what is done is kept, and the same command goes on")
+        raise
+    finally:
+        if bar:
+            bar.close()
+    seconds = time.perf_counter() - start
+    lines, before, made, bad, tokens = summary
+    if args.json:
+        print(json.dumps({"model": str(args.model), "output": args.output, **summary._asdict()}))
+    rate = f"{made / seconds:.1f} lines/s, {tokens / seconds:.1f} tokens/s"
+    note(args, f"{made} of {lines} lines in {seconds:.2f} s, {rate}; {before} were done before")
+    if bad:
+        raise TokenError(f"{args.input}: {bad} of {lines} lines have no result; see above")

@@ -1,0 +1,102 @@
+"""numgpt score: how well a model predicts a text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from numgpt.checkpoint.disk import read_text
+from numgpt.cli.jobs import add_job_options, check_job, job
+from numgpt.cli.terminal import Command, finite, load_model, note, require, text_of_argument
+from numgpt.errors import OptionError
+
+EXAMPLES = """examples:
+  numgpt score "Once upon a time there was a king"       each token coloured by how much it surprised the model
+  numgpt score --file book.txt --stride 128              by windows that overlap more: slower, with more context
+  numgpt score - --bos --json < text.txt                 log-probabilities, from the first token on
+  numgpt score "The king" --color always | less -R
+  numgpt score --input texts.jsonl --output out.jsonl    a job: start it again, and it goes on
+  numgpt score --lambada lambada_test.jsonl -m gpt2      how many last words are predicted"""
+
+
+def score(args: argparse.Namespace) -> None:
+    """numgpt score: show how well the model predicts a text, or the last word of each of many."""
+    from numgpt.measure import scoring
+
+    check_job(args, given=False)  # which the parser has seen
+    options = args.context, args.stride, args.bos, args.allow_special
+    if args.lambada is not None and options != (None, None, False, False):
+        raise OptionError("--lambada takes each text by itself: leave out --context, --stride, --bos, --allow-special")
+    model = load_model(args)
+    tokenizer = require(model.tokenizer, args.model)
+    if args.input is not None:
+        job(args, model, {"context": args.context, "stride": args.stride, "bos": args.bos})
+        return
+    start = time.perf_counter()
+    facts: dict[str, Any]
+    figures: dict[str, float | None]
+    if args.lambada is not None:
+        with Path(args.lambada).open("rb") as lines:
+            last = scoring.score_last_words(model, lines)
+        pieces, facts = [], {"texts": last.texts, "correct": last.correct}
+        figures = {"accuracy": last.accuracy, "perplexity_per_last_word": last.perplexity}
+        conventions = {
+            "correct": f"{last.correct} of {last.texts} last words: each token the likeliest; no stop-word filter"
+        }
+    else:
+        text = text_of_argument(args.text) if args.file is None else read_text(Path(args.file))
+        ids = tokenizer.encode(text, allow_special=args.allow_special)
+        found = scoring.score(model, ids, context=args.context, stride=args.stride, bos=args.bos)
+        pieces, facts = tokenizer.pieces(ids), found._asdict()
+        facts["log_probs"] = [finite(x) for x in found.log_probs]
+        facts["pieces"] = [piece.decode("utf-8", "backslashreplace") for piece in pieces]
+        names = ["nats", "nats_per_token", "bits_per_token", "bits_per_byte", "perplexity", "perplexity_per_word"]
+        names += ["perplexity_by_recipe"] if args.json else []  # for comparison, where it can't be mistaken
+        figures = {name: getattr(found, name) for name in names}
+        conventions = {
+            "tokens scored": f"{found.tokens} of {len(ids)}, in windows of {found.context}, one every {found.stride}",
+            "their text": f"{found.bytes} bytes, {found.words} words (parted by white space)",
+            "before the text": "end-of-text" if args.bos else "nothing, so its first token is not scored",
+        }
+    if args.json:
+        print(json.dumps({"model": str(args.model), **facts, **{name: finite(x) for name, x in figures.items()}}))
+    else:
+        on_terminal = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        if pieces and (args.color == "always" or (args.color == "auto" and on_terminal)):
+            from numgpt.cli.colours import SHADES, paint
+
+            print(*paint(pieces, found.log_probs), sep="", end="\n\n")
+            shades = (f"\x1b[30;48;5;{shade}m {bits} \x1b[0m" for bits, shade in SHADES.items())
+            conventions["colours"] = f"from {''.join(shades)} bits on"
+        for name, value in conventions.items():
+            print(f"  {name:<26} {value}")
+        for name, x in figures.items():
+            print(f"  {name.replace('_', ' '):<26} {'-' if x is None else format(x, '.6g')}")
+    note(args, f"{time.perf_counter() - start:.2f} s")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what `numgpt score` takes."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("text", nargs="?", help="the text; - reads standard input")
+    source.add_argument("--file", metavar="FILE", help="read the text from a file")
+    source.add_argument("--input", metavar="FILE", help='score each of many texts: lines of JSON, {"text": ...}')
+    add_job_options(parser)
+    source.add_argument("--lambada", metavar="FILE", help='predict last words instead: lines of JSON, {"text": ...}')
+    add = parser.add_argument
+    add("--context", type=int, metavar="N", help="tokens of a window (default: all that the model can see)")
+    add("--stride", type=int, metavar="N", help="tokens from one window to the next (default: half the context)")
+    add("--bos", action="store_true", help="put the end-of-text token before, so that the first token is scored")
+    add("--color", choices=["auto", "always", "never"], default="auto", help="colour the text (default: on a terminal)")
+    add("--dtype", choices=["float32", "float64"], help="precision (default: that of the checkpoint)")
+    add("--allow-special", action="store_true", help="read <|endoftext|> in the text as the token")
+
+
+COMMANDS = {
+    "score": Command(EXAMPLES, add_arguments, score),
+}
