@@ -41,10 +41,9 @@ def test_a_name_loads_its_module_when_it_is_asked_for():
 
 
 def test_type_checkers_read_the_same_names_as_python():
-    tree = ast.parse(Path(numgpt.__file__).read_text(encoding="utf-8"))
-    block = next(node for node in tree.body if isinstance(node, ast.If))
-    assert ast.unparse(block.test) == "TYPE_CHECKING"
-    read = {alias.asname: (line.module, alias.name) for line in block.body for alias in line.names}
+    tree = ast.parse(Path(numgpt.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    lines = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    read = {alias.asname: (line.module, alias.name) for line in lines for alias in line.names}
     assert {*read, "__version__"} == set(numgpt.__all__)
     for name, (module, original) in read.items():
         assert original == name  # as type checkers want it, or the name is private
@@ -58,7 +57,7 @@ def test_the_public_names_are_listed_once_and_sorted():
 
 def test_a_star_import_brings_all_public_names():
     run = python("from numgpt import *; print(load.__module__, forward.__module__, fast.__name__, __version__)")
-    assert run.stdout.split() == ["numgpt.models", "numgpt.model", "numgpt.fast", numgpt.__version__]
+    assert run.stdout.split() == ["numgpt.hub.loading", "numgpt.model", "numgpt.fast", numgpt.__version__]
 
 
 def test_help_shows_what_is_public():
@@ -67,17 +66,17 @@ def test_help_shows_what_is_public():
         assert line in text
 
 
-@pytest.mark.parametrize("statement", ["import numgpt", "import numgpt.fast", "from numgpt import fast, ops, download"])
+@pytest.mark.parametrize("statement", ["import numgpt", "import numgpt.fast", "from numgpt import fast, ops, trace"])
 def test_the_modules_of_the_package_are_its_attributes(statement):
-    code = "print(numgpt.fast.__name__, numgpt.ops.__name__, numgpt.download.__name__)"
+    code = "print(numgpt.fast.__name__, numgpt.ops.__name__, numgpt.trace.__name__)"
     run = python(f"{statement}\nimport numgpt\n{code}")
-    assert run.stdout.split() == ["numgpt.fast", "numgpt.ops", "numgpt.download"]  # which has a function `download`
+    assert run.stdout.split() == ["numgpt.fast", "numgpt.ops", "numgpt.trace"]
 
 
 @pytest.mark.thorough
 def test_each_module_can_be_imported_first():
-    for path in sorted((ROOT / "numgpt").glob("[a-z]*.py")):
-        run = python(f"import numgpt.{path.stem}")
+    for path in sorted((ROOT / "numgpt").rglob("[a-z]*.py")):
+        run = python(f"import {'.'.join(path.relative_to(ROOT).with_suffix('').parts)}")
         assert (run.returncode, run.stderr) == (0, ""), path
 
 
@@ -107,12 +106,12 @@ except SystemExit:
 
 def test_tokenize_loads_no_network_and_no_threads():
     loaded = loaded_by(RUN, "tokenize", "Hello")
-    assert not loaded & {"requests", "urllib3", "http.client", "ssl", "concurrent.futures", "numgpt.download"}
+    assert not loaded & {"requests", "urllib3", "http.client", "ssl", "concurrent.futures", "numgpt.hub.download"}
 
 
 @pytest.mark.parametrize("argument", ["--version", "--help"])
 def test_version_and_help_wait_for_no_numpy(argument):
-    assert not loaded_by(RUN, argument) & {"numpy", "numgpt.models", "numgpt.fast", "regex", "requests"}
+    assert not loaded_by(RUN, argument) & {"numpy", "numgpt.hub", "numgpt.fast", "regex", "requests"}
 
 
 INTERRUPTED = """

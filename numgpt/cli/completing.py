@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from numgpt.cli.jobs import add_job_options, check_job, job
 from numgpt.cli.terminal import Command, load_model, note, require, reread_as_utf8, text_of_argument
 from numgpt.errors import NumgptError, OptionError
-from numgpt.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from numgpt.model import Ids, Model
+    from numgpt.tokenizer import Tokenizer
 
 EXAMPLES = """examples:
   numgpt generate "Once upon a time"
@@ -33,9 +37,8 @@ OPTIONS = (  # of `numgpt generate`, by the names that they have in Python; thos
 
 def generate(args: argparse.Namespace) -> None:
     """numgpt generate: show the prompt and what follows it, token by token, or several texts."""
-    from numgpt.decoding.batch import complete_batch
     from numgpt.decoding.rules import random_seed
-    from numgpt.decoding.text import start_ids, stream_ids, text_of
+    from numgpt.decoding.text import start_ids
 
     check_job(args, given=args.prompt is not None)
     model = load_model(args)
@@ -50,14 +53,7 @@ def generate(args: argparse.Namespace) -> None:
     seed = random_seed() if args.seed is None else args.seed
     options = {**generate_options(args, tokenizer), "seed": seed}
     count, start = 0, time.perf_counter()
-
-    def show(text: str) -> None:
-        if not args.json:
-            print(text, end="", flush=True)
-
-    def end(text: str, new_ids: list[int], finish_reason: str) -> None:
-        """Finish what is shown of a text; with --json, show all of it."""
-        nonlocal count
+    for text, new_ids, finish_reason in texts(args, model, prompt, ids, options):
         count += len(new_ids)
         if args.json:
             result = {"prompt": prompt, "text": text, "ids": new_ids, "finish_reason": finish_reason, "seed": seed}
@@ -66,37 +62,53 @@ def generate(args: argparse.Namespace) -> None:
             print(flush=True)
         if finish_reason == "context":
             note(args, f"stopped at the context limit of {model.config.n_ctx} tokens (--overflow slide goes on)")
-
-    several = args.num_return_sequences != 1
-    if several:
-        more = {"num_return_sequences": args.num_return_sequences, "tokenizer": tokenizer}
-        batch = complete_batch([ids], model.params, model.config, **options, **more)
-    else:
-        pieces = stream_ids(model, ids, **options)
-    if args.seed is None and options.get("temperature"):
-        note(args, f"seed {seed}")
-    try:
-        if several:
-            for number, new_ids, finish_reason in sorted(batch):
-                text = text_of(new_ids, tokenizer, options["stop_strings"])
-                show("\n" * (number > 0) + prompt + text)
-                end(text, new_ids, finish_reason)
-        else:
-            show(prompt)
-            text = ""
-            for piece in pieces:
-                show(piece)
-                text += piece
-            end(text, pieces.ids, pieces.finish_reason)
-    except NumgptError:
-        show("\n")  # so that the error has a line of its own
-        raise
     seconds = time.perf_counter() - start
     n_ctx, half = model.config.n_ctx, model.config.n_ctx // 2
     if args.overflow == "slide" and len(ids) + count > n_ctx:
         note(args, f"went on past the {n_ctx} tokens of the context: each time the last {half} of them, computed anew")
     tokens = f"{count} token{'' if count == 1 else 's'}"
     note(args, f"{tokens} in {seconds:.2f} s, {count / seconds:.1f} tokens/s")
+
+
+def texts(
+    args: argparse.Namespace, model: Model, prompt: str, ids: Ids, options: dict[str, Any]
+) -> Iterator[tuple[str, list[int], str]]:
+    """Make the texts of a prompt and show them, a single one as it comes. Yield each: text, ids, and why it ended."""
+    from numgpt.decoding.batch import complete_batch
+    from numgpt.decoding.text import stream_ids, text_of
+    from numgpt.model import tokenizer_of
+
+    def tell_seed() -> None:
+        if args.seed is None and options.get("temperature"):
+            note(args, f"seed {options['seed']}")
+
+    if args.num_return_sequences == 1:
+        pieces = stream_ids(model, ids, **options)
+        tell_seed()
+        show(args, prompt)
+        text = ""
+        try:
+            for piece in pieces:
+                show(args, piece)
+                text += piece
+        except NumgptError:
+            show(args, "\n")  # so that the error has a line of its own
+            raise
+        yield text, pieces.ids, pieces.finish_reason
+        return
+    options = {**options, "tokenizer": model.tokenizer, "num_return_sequences": args.num_return_sequences}
+    batch = complete_batch([ids], model.params, model.config, **options)
+    tell_seed()
+    for number, new_ids, finish_reason in sorted(batch):
+        text = text_of(new_ids, tokenizer_of(model), options["stop_strings"])
+        show(args, "\n" * (number > 0) + prompt + text)
+        yield text, new_ids, finish_reason
+
+
+def show(args: argparse.Namespace, text: str) -> None:
+    """Print a piece of a text at once, unless JSON is asked for."""
+    if not args.json:
+        print(text, end="", flush=True)
 
 
 def generate_options(args: argparse.Namespace, tokenizer: Tokenizer) -> dict[str, Any]:

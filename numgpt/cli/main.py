@@ -99,7 +99,7 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"numgpt {numgpt.__version__}")
-    commands = top.add_subparsers(required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    commands = top.add_subparsers(prog="numgpt", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
     for name, (module, about) in ((name, line) for group in GROUPS.values() for name, line in group.items()):
         sub = commands.add_parser(
             name,

@@ -19,6 +19,7 @@ from numgpt import fast
 from numgpt.apps.chat import Chat, dialogue, knows_dialogue, transcript, turns_to_drop
 from numgpt.cli import main as cli
 from numgpt.errors import CheckpointError, ContextError, OptionError, TokenError
+from numgpt.hub.folders import bundled
 from numgpt.params import map_leaves, random_params
 
 STORYTELLER = numgpt.load("storyteller")
@@ -310,7 +311,7 @@ def test_it_is_said_that_turns_are_forgotten(capsys, monkeypatch):
 
 def test_a_dialogpt_is_talked_to_as_one(tmp_path):
     folder = tmp_path / "DialoGPT-tiny"
-    folder.symlink_to(numgpt.models.bundled())
+    folder.symlink_to(bundled())
     result = run("-m", str(folder), "--json", "-n", "3", "-q", stdin=b"Hello!\n")
     assert json.loads(result.stdout)["prompt"] == "Hello!<|endoftext|>"
 

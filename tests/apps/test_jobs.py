@@ -549,7 +549,7 @@ def test_the_bar_shows_lines_and_tokens_and_lets_messages_by(monkeypatch):
             return True
 
     now = [100.0]
-    monkeypatch.setattr("numgpt.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("numgpt.cli.progress.time.monotonic", lambda: now[0])
     monkeypatch.setenv("COLUMNS", "100")
     bar = LineBar(Terminal())
     bar("out.jsonl", 500, 1500)

@@ -131,7 +131,7 @@ def test_the_command_says_that_a_long_text_comes_in_parts(capsys, tmp_path):
     assert err == "numgpt: too long for the context of 512 tokens: 2 parts, each with its summary\n"
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"", "the article is empty"), (b"a\xff", "byte at 1 is not UTF-8")])
+@pytest.mark.parametrize(("content", "message"), [(b"", "the article is empty"), (b"a\xff", "0xff at 1 is not UTF-8")])
 def test_the_command_refuses_what_is_no_text(capsys, tmp_path, content, message):
     path = tmp_path / "article.txt"
     path.write_bytes(content)

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from support.checkpoints import SIZES, TOKENS, hub_tensors, write_checkpoint, wr
 import numgpt
 from numgpt.cli import main as cli
 from numgpt.decoding.beam import beam_search
+from numgpt.hub import folders
 
 STORY = ["generate", "Once upon a time", "--seed", "1", "-n", "20"]
 
@@ -225,7 +227,7 @@ def test_models_lists_known_names_and_what_lies_in_the_folder(capsys, tmp_path, 
     rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
     assert "548 MB" in rows["gpt2"]
     assert "not here" in rows["gpt2"]
-    assert str(numgpt.models.bundled()) in rows["storyteller"]
+    assert str(folders.bundled()) in rows["storyteller"]
     assert str(tmp_path / "someone" / "tuned") in rows["someone/tuned"]
     listed = json.loads(call(capsys, "models", "--json")[1])
     assert {row["name"]: row["path"] for row in listed["models"]}["gpt2"] is None
@@ -235,7 +237,12 @@ def test_models_lists_known_names_and_what_lies_in_the_folder(capsys, tmp_path, 
 
 
 def test_every_example_of_the_help_runs(capsys):
-    for text in cli.EXAMPLES.values():
+    texts = [cli.EXAMPLES]
+    for commands in cli.GROUPS.values():
+        texts += [
+            import_module(f"numgpt.cli.{module}").COMMANDS[name].examples for name, (module, _) in commands.items()
+        ]
+    for text in texts:
         for line in text.splitlines()[1:]:
             command = shlex.split(line.split("    ")[0])
             if command[1:2] in (["tokenize"], ["inspect"], ["models"]) and "path/to" not in line:
@@ -261,7 +268,7 @@ def test_wrong_usage_exits_2(capsys, wrong):
 def test_an_unknown_model_says_where_it_was_looked_for(capsys):
     err = fails(capsys, "generate", "x", "-m", "nope")
     assert "no checkpoint 'nope'" in err
-    assert str(numgpt.models.weights_folder()) in err
+    assert str(folders.weights_folder()) in err
 
 
 def test_standard_input_that_is_not_utf_8_is_refused_with_the_place():
@@ -352,7 +359,7 @@ def test_running_out_of_memory_is_told_in_one_line(capsys, monkeypatch):
     def load(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr(numgpt.models, "load", load)
+    monkeypatch.setattr("numgpt.hub.loading.load", load)
     assert "out of memory: the checkpoint does not fit" in fails(capsys, "generate", "x")
 
 
@@ -363,7 +370,7 @@ def test_what_lies_in_the_working_folder_does_not_hide_known_names(capsys, tmp_p
     (tmp_path / "storyteller").mkdir()
     rows = {row["name"]: row for row in json.loads(call(capsys, "models", "--json")[1])["models"]}
     assert rows["gpt2"]["path"] is None
-    assert rows["storyteller"]["path"] == str(numgpt.models.bundled())
+    assert rows["storyteller"]["path"] == str(folders.bundled())
     assert call(capsys, *STORY)[0] == 0
 
 
@@ -380,8 +387,8 @@ def test_without_a_home_folder_the_bundled_model_runs_and_the_rest_says_what_to_
     def home():
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(numgpt.models, "CHECKOUT", None)
-    monkeypatch.setattr(numgpt.models, "bundled", lambda: numgpt.models.HERE.parent / "weights" / "storyteller")
+    monkeypatch.setattr(folders, "CHECKOUT", None)
+    monkeypatch.setattr(folders, "bundled", lambda: folders.HERE.parent / "weights" / "storyteller")
     monkeypatch.setattr("pathlib.Path.home", home)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert call(capsys, *STORY)[0] == 0

@@ -143,7 +143,7 @@ def test_special_tokens_count_only_where_they_are_allowed(capsys):
     [
         (["x"], "too short to score: tokens: 1"),
         (["a b", "--stride", "0"], "stride is 0"),
-        (["--file", "latin-1.txt"], "latin-1.txt: byte at 1 is not UTF-8: convert it"),
+        (["--file", "latin-1.txt"], "latin-1.txt: byte 0xe9 at 1 is not UTF-8: convert it"),
         (["--lambada", "latin-1.txt"], "line 1: "),
         (["--lambada", "latin-1.txt", "--bos"], "leave out --context, --stride, --bos, --allow-special"),
         (["--lambada", "latin-1.txt", "--stride", "0"], "leave out --context"),

@@ -18,6 +18,7 @@ from support.runs import FILES, FLAGS, SORTED, TINY, call, command, files, posix
 
 import numgpt
 from numgpt.checkpoint.safetensors import read_header
+from numgpt.cli import learning
 from numgpt.cli import main as cli
 from numgpt.errors import CheckpointError, NumgptError, OptionError
 from numgpt.params import leaves
@@ -457,7 +458,7 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(text, tmp_path):
 
 
 def test_the_examples_of_the_help_are_read_by_the_parser():
-    for line in cli.EXAMPLES["train"].splitlines()[1:]:
+    for line in learning.EXAMPLES.splitlines()[1:]:
         words = line.split("    ")[0].replace('"', "").split()
         if words[:2] == ["numgpt", "train"]:
             assert cli.parser().parse_args(words[1:]).file == words[2]
