@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from numgpt.cli.jobs import add_job_options, check_job, job
-from numgpt.cli.terminal import Command, load_model, note, require, reread_as_utf8, text_of_argument
+from numgpt.cli.terminal import TEMPERATURE, TOP_K, Command, load_model, note, require, reread_as_utf8, text_of_argument
 from numgpt.errors import NumgptError, OptionError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def generate_options(args: argparse.Namespace, tokenizer: Tokenizer) -> dict[str
     """Return the options of `generate` that the command line gives, in values of JSON, without a seed."""
     options: dict[str, Any] = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     if args.num_beams == 1:  # a search draws nothing
-        options = {"temperature": 0.8, "top_k": 40, **options}
+        options = {"temperature": TEMPERATURE, "top_k": TOP_K, **options}
     options["stop_strings"] = [reread_as_utf8(stop) for stop in args.stop]
     options["bad_words"] = [tokenizer.encode(reread_as_utf8(text)) for text in args.bad_words] or None
     options["logit_bias"] = list(dict(parse_bias(text, tokenizer) for text in args.logit_bias).items()) or None
@@ -143,8 +143,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_job_options(parser)
     add = parser.add_argument
     add("-n", "--max-new-tokens", type=int, default=200, metavar="N", help="the most tokens to make (default: 200)")
-    add("--temperature", type=float, metavar="T", help="0 is greedy (default: 0.8)")
-    add("--top-k", type=int, metavar="K", help="keep the K likeliest tokens; 0 for all (default: 40)")
+    add("--temperature", type=float, metavar="T", help=f"0 is greedy (default: {TEMPERATURE})")
+    add("--top-k", type=int, metavar="K", help=f"keep the K likeliest tokens; 0 for all (default: {TOP_K})")
     add("--top-p", type=float, metavar="P", help="keep the fewest tokens that reach this probability together")
     add("--min-p", type=float, metavar="P", help="keep the tokens at least P times as likely as the likeliest")
     add("--repetition-penalty", type=float, metavar="R", help="above 1: avoid tokens already there")

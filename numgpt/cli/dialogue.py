@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from numgpt.cli.terminal import ABOUT_SEED, Command, chosen_seed, fail, load_model, note, require
+from numgpt.cli.terminal import ABOUT_SEED, TEMPERATURE, TOP_K, Command, chosen_seed, fail, load_model, note, require
 from numgpt.errors import NumgptError, OptionError, TokenError
 
 EXAMPLES = """examples:
@@ -114,8 +114,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--format", choices=["dialogue", "transcript"], help="how turns are joined (default: as the model knows them)")
     add("-n", "--max-new-tokens", type=int, default=100, metavar="N", help="the most tokens of a reply (default: 100)")
-    add("--temperature", type=float, default=0.8, metavar="T", help="0 is greedy (default: 0.8)")
-    add("--top-k", type=int, default=40, metavar="K", help="keep the K likeliest tokens; 0 for all (default: 40)")
+    add("--temperature", type=float, default=TEMPERATURE, metavar="T", help=f"0 is greedy (default: {TEMPERATURE})")
+    add(
+        "--top-k",
+        type=int,
+        default=TOP_K,
+        metavar="K",
+        help=f"keep the K likeliest tokens; 0 for all (default: {TOP_K})",
+    )
     add("--top-p", type=float, metavar="P", help="keep the fewest tokens that reach this probability together")
     add("--seed", type=int, metavar="N", help=ABOUT_SEED)
 

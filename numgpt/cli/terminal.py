@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # they bring NumPy, for which --help does not wait
     from numgpt.tokenizer import Tokenizer
 
 
+TEMPERATURE, TOP_K = 0.8, 40  # of the command line, where nothing else is asked for
 ABOUT_SEED = "the same seed makes the same text (default: another each time)"
 
 
