@@ -1,1 +1,1 @@
-"""A model from a text: the gradient, the optimiser, the run."""
+"""From a text to a model: the gradient written out, AdamW, and runs that go on where they were killed."""

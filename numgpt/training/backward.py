@@ -1,10 +1,8 @@
-"""The gradient of the loss, written out: the whole passes, which go backwards through `model`.
+"""The gradient of the loss, written out: for each function of `model` one that goes backwards through it.
 
-    d_x = d loss / d x,  of the shape of x
-
-Each function goes backwards through the one of its name, and uses those of backward_ops for the operations in it; read
-them upwards to follow a gradient. The intermediates come from a trace, what `record` saw in `model.forward`, by
-name; on the way back the gradient of each of them passes through a `record` too.
+The order is that of the forward pass; read it upwards to follow a gradient. The names, and the ways back through single
+operations, are those of `backward_ops`. The intermediates come from a trace: the tensors that `record` saw in
+`model.forward`, by name. On the way back the gradient of each of them passes through a `record` too.
 """
 
 from typing import Any
@@ -49,7 +47,7 @@ def attention_backward(
     layer: int = 0,
     record: Record = identity,
 ) -> tuple[np.ndarray, Gradients]:
-    """Back through `model.attention`: the output projection, the heads, the projection to q, k and v.
+    """Go back through `model.attention`: the output projection, the heads, the projection to q, k and v.
 
     d_y, x  [..., T, C]
     trace   of this layer, names without the layer's
@@ -72,7 +70,7 @@ def attention_backward(
 def mlp_backward(
     d_y: np.ndarray, x: np.ndarray, trace: Trace, p: Params, config: Config, record: Record = identity
 ) -> tuple[np.ndarray, Gradients]:
-    """Back through `model.mlp`: narrow, bend, widen.
+    """Go back through `model.mlp`: narrow, bend, widen.
 
     d_y, x  [..., T, C]
     trace   of this layer, names without the layer's
@@ -96,7 +94,7 @@ def block_backward(
     layer: int = 0,
     record: Record = identity,
 ) -> tuple[np.ndarray, Gradients]:
-    """Back through `model.block`. The residual stream hands a gradient on as it is; each sub-block adds its own.
+    """Go back through `model.block`. The residual stream hands a gradient on as it is; each sub-block adds its own.
 
         d_mid = d_y   + layer_norm_backward(mlp_backward(d_y))
         d_x   = d_mid + layer_norm_backward(attention_backward(d_mid))
@@ -122,7 +120,7 @@ def block_backward(
 
 
 def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> float:
-    """The mean of how much each target surprises the model, in nats.
+    """Return the mean of how much each target surprises the model, in nats.
 
         loss = mean of log(sum_j exp(logits_j)) - logits_target   over the targets that are not -1
 
@@ -140,12 +138,12 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> float:
 
 
 def counted(targets: np.ndarray) -> np.ndarray:
-    """Which of the targets, one after the other, count."""
+    """Tell which of the targets, one after the other, count: [..., T] -> [N] bool."""
     return targets.ravel() != UNCOUNTED
 
 
 def cross_entropy_backward(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The gradient of `cross_entropy`: where the way back begins.
+    """Return the gradient of `cross_entropy`: where the way back begins.
 
         d_logits = (softmax(logits) - 1 at the target) / number of targets,   0 where a target is -1
 
@@ -176,7 +174,7 @@ def layer_trace(trace: Trace, layer: int) -> Trace:
 def compute_logits_backward(
     ids: np.ndarray, d_logits: np.ndarray, trace: Trace, params: Params, config: Config, record: Record = identity
 ) -> Gradients:
-    """Back through `model.compute_logits`, from the gradient of the logits to that of every parameter.
+    """Go back through `model.compute_logits`, from the gradient of the logits to that of every parameter.
 
     ids       [..., T] int
     d_logits  [..., T, V]
@@ -243,7 +241,7 @@ def check_batch(ids: Any, targets: Any, config: Config) -> tuple[np.ndarray, np.
 
 
 def loss(ids: Any, targets: Any, params: Params, config: Config) -> float:
-    """The mean cross-entropy of the targets: `loss_and_grads` without gradients.
+    """Return the mean cross-entropy of the targets: `loss_and_grads` without gradients.
 
     >>> from numgpt.params import random_params
     >>> config = Config(n_vocab=7, n_ctx=4, n_embd=8, n_head=2, n_layer=1)
@@ -257,7 +255,7 @@ def loss(ids: Any, targets: Any, params: Params, config: Config) -> float:
 def loss_and_grads(
     ids: Any, targets: Any, params: Params, config: Config, record: Record = identity
 ) -> tuple[float, Gradients]:
-    """The mean cross-entropy of the targets and its gradient with respect to every parameter.
+    """Return the mean cross-entropy of the targets and its gradient with respect to every parameter.
 
         loss = mean of -log softmax(forward(ids))_target,   grads = d loss / d params
 

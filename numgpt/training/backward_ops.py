@@ -1,7 +1,9 @@
-"""The derivative of each operation of the forward pass, one by one.
+"""The gradient of each function of `ops`, of the embedding and of the heads, one by one.
 
-NAME_backward takes d_y, the gradient of what NAME returned, and what it needs of NAME's arguments and result, and gives
-the gradients of the arguments: d_x = d loss / d x, of the shape of x. The order is that of the forward pass.
+    d_x = d loss / d x,  of the shape of x
+
+NAME_backward takes d_y, the gradient of what NAME returned, and what it needs of NAME's arguments and intermediates. It
+returns the gradients of the arguments. `backward` puts them together.
 
 Source: Rumelhart et al. 1986, "Learning representations by back-propagating errors". The equations are derived by hand.
 """
@@ -16,7 +18,7 @@ from numgpt.ops import erf, silu
 
 
 def gelu_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Back through `ops.gelu`, the tanh form.
+    """Go back through `ops.gelu`, the tanh form.
 
         d_x = d_y * (1/2 (1 + t) + x/2 (1 - t^2) sqrt(2/pi) (1 + 3 * 0.044715 x^2)),
         t   = tanh(sqrt(2/pi) (x + 0.044715 x^3))
@@ -33,7 +35,7 @@ def gelu_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def gelu_erf_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Back through `ops.gelu_erf`, the exact form.
+    """Go back through `ops.gelu_erf`, the exact form.
 
         d_x = d_y * (1/2 (1 + erf(x / sqrt(2))) + x exp(-x^2 / 2) / sqrt(2 pi))
 
@@ -48,7 +50,7 @@ def gelu_erf_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def relu_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Back through `ops.relu`.
+    """Go back through `ops.relu`.
 
         d_x = d_y where x > 0, 0 elsewhere
 
@@ -62,7 +64,7 @@ def relu_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def silu_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Back through `ops.silu`.
+    """Go back through `ops.silu`.
 
         d_x = d_y * (s + silu(x) (1 - s)),   s = 1 / (1 + exp(-x))
 
@@ -78,7 +80,7 @@ def silu_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def tanh_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Back through tanh.
+    """Go back through tanh.
 
         d_x = d_y * (1 - tanh(x)^2)
 
@@ -91,7 +93,7 @@ def tanh_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return d_y * (1 - np.tanh(x) ** 2)
 
 
-# The way back through each of ops.ACTIVATIONS.
+# The keys are those of ops.ACTIVATIONS.
 ACTIVATIONS_BACKWARD: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "gelu_new": gelu_backward,
     "gelu_pytorch_tanh": gelu_backward,
@@ -104,7 +106,7 @@ ACTIVATIONS_BACKWARD: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] 
 
 
 def softmax_backward(d_y: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Back through `ops.softmax`.
+    """Go back through `ops.softmax`.
 
         d_x_i = y_i (d_y_i - sum_j d_y_j y_j)
 
@@ -120,7 +122,7 @@ def softmax_backward(d_y: np.ndarray, y: np.ndarray) -> np.ndarray:
 def layer_norm_backward(
     d_y: np.ndarray, x: np.ndarray, g: np.ndarray, eps: float = 1e-5
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Back through `ops.layer_norm`.
+    """Go back through `ops.layer_norm`.
 
         n   = (x - mean(x)) / s,   s = sqrt(var(x) + eps)
         d_x = (d_n - mean(d_n) - n mean(d_n n)) / s,   d_n = g d_y
@@ -143,7 +145,7 @@ def layer_norm_backward(
 
 
 def linear_backward(d_y: np.ndarray, x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Back through `ops.linear`.
+    """Go back through `ops.linear`.
 
         d_x = d_y w^T,   d_w = x^T d_y,   d_b = sum of d_y   over all vectors
 
@@ -159,12 +161,12 @@ def linear_backward(d_y: np.ndarray, x: np.ndarray, w: np.ndarray) -> tuple[np.n
 
 
 def rows(x: np.ndarray) -> np.ndarray:
-    """[..., C] -> [N, C]: all vectors below one another."""
+    """Lay all vectors below one another: [..., C] -> [N, C]."""
     return x.reshape(-1, x.shape[-1])
 
 
 def embed_backward(d_x: np.ndarray, ids: np.ndarray, n_vocab: int, n_ctx: int) -> tuple[np.ndarray, np.ndarray]:
-    """Back through `model.embed`.
+    """Go back through `model.embed`.
 
         d_wte[i] = sum of d_x_t over all t with id_t = i,   d_wpe[t] = sum of d_x_t over the batch
 
@@ -192,7 +194,7 @@ def attend_backward(
     scale: float,
     record: Record = identity,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Back through `model.attend`.
+    """Go back through `model.attend`.
 
         d_weights = d_z v^T,              d_v = weights^T d_z
         d_scores  = softmax_backward(d_weights, weights)

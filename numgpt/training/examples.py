@@ -1,6 +1,7 @@
-"""From a text to the examples of a batch."""
+"""From a text to the examples of a batch: windows of it, or questions with their answers."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +18,9 @@ from numgpt.training.backward import UNCOUNTED
 from numgpt.training.settings import Settings
 
 END_OF_TEXT = "<|endoftext|>"
-EVALUATED = 1024  # the most held-out examples that an evaluation looks at
+BYTE_ORDER_MARK = "\ufeff"
 LONGEST_LINE = 1024  # tokens of a line, unless block_size says otherwise
+
 Question = tuple[tuple[int, ...], tuple[int, ...]]  # the ids of a line: of the question, and of its answer
 
 
@@ -30,7 +32,7 @@ class Examples(NamedTuple):
 
 
 def windows_of(ids: Sequence[int], block_size: int) -> Examples:
-    """All windows of a text: N = len(ids) - block_size examples that overlap, in no more memory than the text.
+    """Return all windows of a text: N = len(ids) - block_size examples that overlap, in no more memory than the text.
 
     >>> windows_of([5, 6, 7, 8], 2).targets.tolist()
     [[6, 7], [7, 8]]
@@ -40,7 +42,7 @@ def windows_of(ids: Sequence[int], block_size: int) -> Examples:
 
 
 def questions_of(lines: Sequence[Question], end: int, block_size: int) -> Examples:
-    """An example for each question and its answer. What counts is the answer, and the end-of-text id after it.
+    """Return an example for each question and its answer. What counts is the answer, and the end-of-text id after it.
 
     >>> ids, targets = questions_of([((1, 2), (3,)), ((4,), (5,))], end=9, block_size=3)
     >>> ids.tolist(), targets.tolist()
@@ -74,14 +76,18 @@ def batch(examples: Examples, size: int, *, seed: int, step: int) -> Examples:
     return Examples(examples.ids[rows], examples.targets[rows])
 
 
-def few_of(examples: Examples) -> Examples:
-    """Return at most EVALUATED of the examples, spread evenly: as many as an evaluation looks at."""
-    step = -(-len(examples.ids) // EVALUATED)
-    return Examples(examples.ids[::step], examples.targets[::step])
+def thin_out(examples: Examples, most: int) -> Examples:
+    """Keep at most so many examples, from all over.
+
+    >>> thin_out(windows_of(range(6), 1), most=2).ids.tolist()
+    [[0], [3]]
+    """
+    every = math.ceil(len(examples.ids) / most)
+    return Examples(examples.ids[::every], examples.targets[::every])
 
 
 def byte_tokenizer() -> Tokenizer:
-    """A token for each byte, and end-of-text: what suits a text too small for a vocabulary.
+    """Return a vocabulary with a token for each byte, and end-of-text: what suits a text too small for a vocabulary.
 
     >>> byte_tokenizer().encode("3=")
     [51, 61]
@@ -92,7 +98,7 @@ def byte_tokenizer() -> Tokenizer:
 def read_text(path: Path) -> tuple[str, str]:
     """Return the text of a file, and the sha256 of its bytes. Raises TokenError where it is not UTF-8, or empty."""
     raw = path.read_bytes()
-    text = decode_text(raw, path).removeprefix("\ufeff")
+    text = decode_text(raw, path).removeprefix(BYTE_ORDER_MARK)
     if not text.strip():
         raise TokenError(f"{path}: empty, expected a text to learn from")
     return text, hashlib.sha256(raw).hexdigest()
@@ -131,13 +137,17 @@ def read_examples(
             )
         found.append(windows_of(ids, block_size))
     training, held_out = found
-    return training, Examples(*(x[::block_size] for x in held_out))  # side by side
+    side_by_side = Examples(held_out.ids[::block_size], held_out.targets[::block_size])
+    return training, side_by_side
 
 
 def read_questions(
     texts: Sequence[tuple[Path, str]], tokenizer: Tokenizer, limit: int, settings: Settings
 ) -> tuple[Examples, Examples]:
-    """`read_examples` of lines: every tenth is held out. No question that is held out is learned from elsewhere."""
+    """Return what to learn from, and what is held out: the second text, or every tenth line of the only one.
+
+    No question that is held out is learned from elsewhere.
+    """
     end = tokenizer.special_tokens.get(END_OF_TEXT)
     if end is None:
         raise OptionError(f"answers_after needs a vocabulary with {END_OF_TEXT}, which ends an answer: choose another")

@@ -1,6 +1,6 @@
-"""The folder of a run: a checkpoint as any other, and beside it the state from which the run goes on.
+"""What lies in the folder of a run: a checkpoint as any other, and beside it the state that the run goes on from.
 
-Killed at any moment, a run leaves both loadable.
+Killed at any moment, a run leaves both whole.
 """
 
 import json
@@ -24,59 +24,71 @@ from numgpt.checkpoint.tensors import tensor_of
 from numgpt.checkpoint.vocabulary import write_vocabulary
 from numgpt.config import Config
 from numgpt.errors import OptionError
-from numgpt.model import Model
+from numgpt.hub.loading import locate
+from numgpt.model import Model, tokenizer_of
 from numgpt.params import faults, leaves, map_leaves, param_shapes
 from numgpt.training.optimizer import State, start_state
 
-STATE = "training.safetensors"  # beside the checkpoint: what a run goes on from
-UNFINISHED = "unfinished"  # the folder in it where files are written
+WEIGHTS = "model.safetensors"
+STATE = "training.safetensors"
+UNFINISHED = "unfinished"  # the folder inside, where files are written before they move up
 
 
 def save(folder: Path, state: State, record: dict[str, Any]) -> None:
-    """Replace the checkpoint of a folder, model.safetensors, and the state beside it, each at once when it is whole.
+    """Replace the checkpoint of a folder and the state beside it, each at once when it is whole.
 
     Killed at any moment it leaves both loadable. A state that is older than the checkpoint makes it once more.
     Raises CheckpointError where they can't be written, and leaves what was there.
     """
-    weights = {
-        ("" if path == "lm_head" else "transformer.") + hub_name(path): tensor_of(x) for path, x in leaves(state.params)
-    }
+    weights = {}
+    for path, x in leaves(state.params):
+        name = hub_name(path) if path == "lm_head" else f"transformer.{hub_name(path)}"
+        weights[name] = tensor_of(x)
     trees = {"params": state.params, "m": state.m, "v": state.v}
     metadata = {"format": "np", "step": str(state.step), "settings": json.dumps(record)}
     part = folder / UNFINISHED
     try:
         part.mkdir(exist_ok=True)
-        write_safetensors(part / "model.safetensors", weights)
+        write_safetensors(part / WEIGHTS, weights)
         write_safetensors(part / STATE, {path: tensor_of(x) for path, x in leaves(trees)}, metadata)
-        for file in ("model.safetensors", STATE):
+        for file in (WEIGHTS, STATE):
             os.replace(part / file, folder / file)
     except OSError as error:
         raise wrong(folder, f"can't be written: {error.strerror}", "free some space, or write elsewhere") from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        remove_unfinished(folder)
 
 
-def create(folder: Path, model: Model, record: dict[str, Any], start: Path | None) -> State:
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed has left half-written in the folder of a run."""
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+
+
+def create(folder: Path, model: Model, record: dict[str, Any], start: str | None) -> State:
     """Make the folder of a run, with config, vocabulary and all, which takes its name when it is whole.
 
-    start  the checkpoint that it starts from, whose files come along; None for a new model
+    start  the checkpoint that the model is from, whose other files come along; None for a new model
+    Returns the state before the first step.
+    Raises CheckpointError where the folder is taken or can't be written.
     """
     state = start_state(map_leaves(lambda path, p: np.ascontiguousarray(p), model.params))
     with folder_written_whole(folder) as part:
         if start is None:
             values = {**config_to_json(model.config), "bos_token_id": model.config.eos_token_id}
             (part / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-            assert model.tokenizer
-            write_vocabulary(model.tokenizer, part)
+            write_vocabulary(tokenizer_of(model), part)
         else:
-            convert(start, part)
+            convert(locate(start), part)
         save(part, state, record)
     return state
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from the run in a folder for a while. Where there are no locks, trust."""
+    """Keep other processes from the run in a folder for a while. Where there are no locks, trust.
+
+    Raises OptionError where another process is at it.
+    """
     if sys.platform == "win32":  # which opens no folders
         yield
         return
@@ -90,7 +102,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run. Raises OptionError for one that holds something else."""
+    """Tell whether a folder holds a run. Raises OptionError for one that holds something else."""
     if (folder / STATE).is_file():
         return True
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -99,17 +111,24 @@ def is_run(folder: Path) -> bool:
 
 
 def plain(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record as it comes back from JSON: numbers of Python for NumPy's, text for a path."""
-    return json.loads(json.dumps(record, default=lambda x: x.item() if isinstance(x, np.generic) else os.fspath(x)))
+    """Return a record as it comes back from JSON: numbers of Python for NumPy's, text for a path.
+
+    >>> plain({"steps": np.int64(7), "start": Path("gpt2")})
+    {'steps': 7, 'start': 'gpt2'}
+    """
+
+    def replace(x: Any) -> Any:
+        return x.item() if isinstance(x, np.generic) else os.fspath(x)
+
+    return json.loads(json.dumps(record, default=replace))
 
 
 def check_record(folder: Path, record: dict[str, Any]) -> None:
     """Raise OptionError where the run in a folder is not of these settings and texts, with what differs."""
     metadata = read_header(folder / STATE)[1]
-    try:
-        old = parse_json(folder / STATE, metadata["settings"].encode())
-    except KeyError:
-        raise wrong(folder / STATE, "no settings in it", "it is no state of training") from None
+    if "settings" not in metadata:
+        raise wrong(folder / STATE, "no settings in it", "it is no state of training")
+    old = parse_json(folder / STATE, metadata["settings"].encode())
     changes = [
         f"{name} was {old.get(name)!r:.70} and is {record.get(name)!r:.70}"
         for name in {**old, **record}
@@ -125,8 +144,8 @@ def check_record(folder: Path, record: dict[str, Any]) -> None:
 def resume(folder: Path, config: Config) -> State:
     """Read the state that `save` has written. Raises CheckpointError where it is damaged."""
     tensors, metadata = read_header(folder / STATE)
-    shapes = {"params": param_shapes(config)}
-    shapes |= {"m": shapes["params"], "v": shapes["params"]}
+    params = param_shapes(config)
+    shapes = {"params": params, "m": params, "v": params}
     found = faults({path: tensor.shape for path, tensor in tensors.items()}, dict(leaves(shapes)))
     if found or not metadata.get("step", "").isdecimal():
         raise wrong(folder / STATE, "; ".join(found) or "no step in it", "it is no state of this model")

@@ -20,8 +20,12 @@ class State(NamedTuple):
 
 
 def start_state(params: Params) -> State:
-    """The state before the first step: no gradient was seen yet."""
-    return State(0, params, *(map_leaves(lambda path, p: np.zeros_like(p), params) for _ in range(2)))
+    """Return the state before the first step: no gradient was seen yet."""
+
+    def zeros() -> Params:
+        return map_leaves(lambda path, p: np.zeros_like(p), params)
+
+    return State(0, params, m=zeros(), v=zeros())
 
 
 def adamw_leaf(
@@ -36,7 +40,7 @@ def adamw_leaf(
     weight_decay: float,
     eps: float = 1e-8,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """AdamW for one tensor, at step t = 1, 2, ...
+    """Take a step of AdamW with one tensor, at step t = 1, 2, ...
 
         m = beta1 m + (1 - beta1) g         v = beta2 v + (1 - beta2) g^2
         p = p - lr (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay p)
@@ -60,20 +64,23 @@ def adamw_leaf(
 def adamw(
     state: State, grads: Gradients, lr: float, *, beta1: float = 0.9, beta2: float = 0.99, weight_decay: float = 0.1
 ) -> State:
-    """One step of AdamW: `adamw_leaf` for each parameter. Only matrices decay.
+    """Take one step of AdamW: `adamw_leaf` for each parameter. Only matrices decay.
 
     grads  a tree like state.params
     Returns the next State. No argument is modified.
     Notes: the two embeddings are matrices and decay too, as in nanoGPT; gains and biases do not.
     """
-    g, m, v = (dict(leaves(tree)) for tree in (grads, state.m, state.v))
-    new = {
-        path: adamw_leaf(
-            p, g[path], m[path], v[path], state.step + 1, lr, beta1, beta2, weight_decay if p.ndim == 2 else 0.0
-        )
-        for path, p in leaves(state.params)
-    }
-    return State(state.step + 1, *(map_leaves(lambda path, _: new[path][i], state.params) for i in range(3)))  # noqa: B023
+    g, m, v = dict(leaves(grads)), dict(leaves(state.m)), dict(leaves(state.v))
+    t = state.step + 1
+    new = {}
+    for path, p in leaves(state.params):
+        decay = weight_decay if p.ndim == 2 else 0.0
+        new[path] = adamw_leaf(p, g[path], m[path], v[path], t, lr, beta1, beta2, decay)
+
+    def tree(part: int) -> Params:
+        return map_leaves(lambda path, _: new[path][part], state.params)
+
+    return State(t, params=tree(0), m=tree(1), v=tree(2))
 
 
 def clip(grads: Gradients, max_norm: float) -> tuple[Gradients, float]:
@@ -97,7 +104,7 @@ def clip(grads: Gradients, max_norm: float) -> tuple[Gradients, float]:
 
 
 def schedule(step: int, *, learning_rate: float, min_lr: float, warmup_steps: int, steps: int) -> float:
-    """The learning rate of a step, 1 to steps: up in a straight line, then down along a cosine.
+    """Return the learning rate of a step, 1 to steps: up in a straight line, then down along a cosine.
 
         learning_rate step / warmup_steps                                              up to warmup_steps
         min_lr + (learning_rate - min_lr) (1 + cos(pi x)) / 2,   x from 0 to 1         after it

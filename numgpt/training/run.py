@@ -1,4 +1,4 @@
-"""Training: from a text to a checkpoint.
+"""A run: from a text to a checkpoint.
 
     text -> examples -> batch -> loss_and_grads -> clip -> adamw -> the next step
 
@@ -11,7 +11,6 @@ There is no dropout: a text of a size that this is meant for is learned in a few
 
 import math
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,15 +22,17 @@ from numgpt.checkpoint.vocabulary import from_folder
 from numgpt.checks import check_count
 from numgpt.config import Config
 from numgpt.errors import CheckpointError, OptionError
-from numgpt.hub.loading import load, load_tokenizer, locate
-from numgpt.model import Model
+from numgpt.hub.loading import load, load_tokenizer
+from numgpt.model import Model, tokenizer_of
 from numgpt.params import random_params
 from numgpt.tokenizer import Tokenizer
-from numgpt.training.examples import END_OF_TEXT, Examples, batch, byte_tokenizer, few_of, read_examples, read_text
-from numgpt.training.folder import UNFINISHED, alone, check_record, create, is_run, plain, resume, save
+from numgpt.training.examples import END_OF_TEXT, Examples, batch, byte_tokenizer, read_examples, read_text, thin_out
+from numgpt.training.folder import alone, check_record, create, is_run, plain, remove_unfinished, resume, save
 from numgpt.training.optimizer import State
-from numgpt.training.settings import Settings, check_settings
+from numgpt.training.settings import Settings, check_settings, new_sizes
 from numgpt.training.steps import evaluate, learning_rate, train_step
+
+EVALUATED = 1024  # the most held-out examples that an evaluation looks at
 
 
 class Progress(NamedTuple):
@@ -46,99 +47,107 @@ class Progress(NamedTuple):
     exact_match: float | None = None  # the share of held-out answers that greedy decoding makes
 
 
-def new_model(longest: int, tokenizer: Tokenizer, settings: Settings) -> Model:
-    """A model with random weights, for examples of a length."""
-    config = Config(
-        n_vocab=len(tokenizer),
-        n_ctx=settings.block_size or longest,
-        n_embd=settings.n_embd or 128,
-        n_head=settings.n_head or 4,
-        n_layer=settings.n_layer or 4,
-        eos_token_id=tokenizer.special_tokens.get(END_OF_TEXT),
-        n_tokens=len(tokenizer),
-    )
-    return Model(config, random_params(config, settings.seed, np.dtype(settings.dtype)), tokenizer)
-
-
-Text = tuple[Path, str]  # of a file
-
-
 class Run(NamedTuple):
     """What stays the same from step to step."""
 
     folder: Path
+    settings: Settings
     record: dict[str, Any]  # of settings and texts, by which a folder is known to be of this run
     config: Config
     training: Examples
     held_out: Examples
 
 
-def begin(folder: Path, record: dict[str, Any], texts: list[Text], settings: Settings) -> tuple[Run, State]:
-    """Begin a run: read the text with the vocabulary that the model will have, and make its folder."""
-    start = None if settings.start is None else locate(settings.start)
-    model = None if start is None else load(start, dtype=settings.dtype)
-    if model is not None:
-        config, tokenizer = model.config, model.tokenizer
-    else:
-        config, tokenizer = None, byte_tokenizer() if settings.tokenizer is None else load_tokenizer(settings.tokenizer)
-    if tokenizer is None:
-        raise no_tokenizer(settings.start or settings.tokenizer)
-    training, held_out = read_examples(texts, tokenizer, config, settings)
-    model = model or new_model(training.ids.shape[1], tokenizer, settings)
-    return Run(folder, record, model.config, training, few_of(held_out)), create(folder, model, record, start)
-
-
-def go_on(folder: Path, record: dict[str, Any], texts: list[Text], settings: Settings) -> tuple[Run, State]:
-    """Go on with the run of a folder: read the same text again, and the state where it stopped."""
-    check_record(folder, record)
-    config, tokenizer = read_config(folder), from_folder(folder)
-    if tokenizer is None:
-        raise no_tokenizer(folder)
-    training, held_out = read_examples(texts, tokenizer, config, settings)
-    return Run(folder, record, config, training, few_of(held_out)), resume(folder, config)
-
-
-def no_tokenizer(where: object) -> CheckpointError:
-    return CheckpointError(f"{where}: no tokenizer of GPT-2's kind, expected one: text needs its files")
-
-
 def open_run(
     text_file: str | os.PathLike[str], folder: Path, settings: Settings, val_file: str | os.PathLike[str] | None
 ) -> tuple[Run, State]:
-    """Check and read everything, and then begin a run, or go on with the one that its folder holds."""
+    """Check and read everything, then begin a run in a folder, or go on with the one that it holds."""
     check_settings(settings)
-    texts, hashes = [], []
-    for path in [text_file] if val_file is None else [text_file, val_file]:
-        text, digest = read_text(Path(path))
-        texts.append((Path(path), text))
-        hashes.append(digest)
-    of_val = None if val_file is None else hashes[1]
-    record = plain({**settings._asdict(), "sha256 of the text": hashes[0], "sha256 of val": of_val})
-    return (go_on if is_run(folder) else begin)(folder, record, texts, settings)
+    text, text_hash = read_text(Path(text_file))
+    texts = [(Path(text_file), text)]
+    val_hash = None
+    if val_file is not None:
+        text, val_hash = read_text(Path(val_file))
+        texts.append((Path(val_file), text))
+    record = plain({**settings._asdict(), "sha256 of the text": text_hash, "sha256 of val": val_hash})
+    if is_run(folder):
+        return go_on(texts, folder, settings, record)
+    return begin(texts, folder, settings, record)
 
 
-def take_steps(run: Run, state: State, s: Settings, eval_interval: int, report: Callable[[Progress], None]) -> None:
+def begin(texts: list[tuple[Path, str]], folder: Path, settings: Settings, record: dict[str, Any]) -> tuple[Run, State]:
+    """Make the folder of a run, with a new model or that of the checkpoint from which it starts."""
+    if settings.start is not None:
+        model = load(settings.start, dtype=settings.dtype)
+        training, held_out = read_examples(texts, tokenizer_of(model), model.config, settings)
+    else:
+        tokenizer = new_tokenizer(settings)
+        training, held_out = read_examples(texts, tokenizer, None, settings)
+        model = new_model(training.ids.shape[1], tokenizer, settings)
+    state = create(folder, model, record, settings.start)
+    return Run(folder, settings, record, model.config, training, thin_out(held_out, EVALUATED)), state
+
+
+def go_on(texts: list[tuple[Path, str]], folder: Path, settings: Settings, record: dict[str, Any]) -> tuple[Run, State]:
+    """Read the state of the run that a folder holds, once it is sure that it is this one."""
+    check_record(folder, record)
+    config = read_config(folder)
+    state = resume(folder, config)
+    tokenizer = tokenizer_of(Model(config, state.params, from_folder(folder)))
+    training, held_out = read_examples(texts, tokenizer, config, settings)
+    return Run(folder, settings, record, config, training, thin_out(held_out, EVALUATED)), state
+
+
+def new_tokenizer(settings: Settings) -> Tokenizer:
+    """Return the vocabulary of a new model. Raises CheckpointError where the one that is named has none."""
+    if settings.tokenizer is None:
+        return byte_tokenizer()
+    tokenizer = load_tokenizer(settings.tokenizer)
+    if tokenizer is None:
+        raise CheckpointError(f"{settings.tokenizer}: no tokenizer of GPT-2's kind, expected one: text needs its files")
+    return tokenizer
+
+
+def new_model(longest: int, tokenizer: Tokenizer, settings: Settings) -> Model:
+    """Make a model with random weights, for examples of up to `longest` tokens."""
+    sizes = new_sizes(settings)
+    config = Config(
+        n_vocab=len(tokenizer),
+        n_ctx=settings.block_size or longest,
+        n_embd=sizes["n_embd"],
+        n_head=sizes["n_head"],
+        n_layer=sizes["n_layer"],
+        eos_token_id=tokenizer.special_tokens.get(END_OF_TEXT),
+        n_tokens=len(tokenizer),
+    )
+    return Model(config, random_params(config, settings.seed, np.dtype(settings.dtype)), tokenizer)
+
+
+def take_steps(run: Run, state: State, eval_interval: int, report: Callable[[Progress], None]) -> None:
     """Train from a state to the last step, and keep what was learned in the folder."""
+    settings = run.settings
     saved, tokens = state.step, 0
     try:
-        while state.step < s.steps:
-            examples = batch(run.training, s.batch_size, seed=s.seed, step=state.step + 1)
-            after, loss, norm = train_step(state, examples, run.config, s)
+        while state.step < settings.steps:
+            examples = batch(run.training, settings.batch_size, seed=settings.seed, step=state.step + 1)
+            after, loss, norm = train_step(state, examples, run.config, settings)
             val_loss = share = None
-            if after.step % eval_interval == 0 or after.step == s.steps:
-                val_loss, share = evaluate(run.held_out, after.params, run.config, s.batch_size)
-            if not math.isfinite(loss + norm + (val_loss or 0)):
+            if after.step % eval_interval == 0 or after.step == settings.steps:
+                val_loss, share = evaluate(run.held_out, after.params, run.config, settings.batch_size)
+            if not all(math.isfinite(x) for x in (loss, norm, val_loss or 0)):
                 raise OptionError(
                     f"step {after.step}: the loss is {loss:.4g}, the length of the gradient {norm:.4g}: it diverged; "
                     f"{run.folder} keeps step {saved}: begin anew with a smaller learning_rate, here "
-                    f"{s.learning_rate:g}"
+                    f"{settings.learning_rate:g}"
                 )
-            state, tokens = after, tokens + examples.ids.size
+            state = after
+            tokens += examples.ids.size
             if val_loss is not None:
                 save(run.folder, state, run.record)
                 saved = state.step
-            exact = None if s.answers_after is None else share
-            report(Progress(state.step, loss, learning_rate(state.step, s), norm, tokens, val_loss, exact))
+            exact_match = None if settings.answers_after is None else share
+            rate = learning_rate(state.step, settings)
+            report(Progress(state.step, loss, rate, norm, tokens, val_loss, exact_match))
     except KeyboardInterrupt:
         save(run.folder, state, run.record)
         raise
@@ -167,10 +176,8 @@ def train(
     finite, CheckpointError where the folder can't be written; then, and after Ctrl-C, the last checkpoint stays.
     """
     check_count("eval_interval", eval_interval, least=1)
-    s = Settings(**settings)
-    folder = Path(os.path.realpath(folder))
-    run, state = open_run(text_file, folder, s, val_file)
-    with alone(folder):
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # of a process that was killed
-        take_steps(run, state, s, eval_interval, report)
-    return load(folder)
+    run, state = open_run(text_file, Path(os.path.realpath(folder)), Settings(**settings), val_file)
+    with alone(run.folder):
+        remove_unfinished(run.folder)
+        take_steps(run, state, eval_interval, report)
+    return load(run.folder)

@@ -1,8 +1,10 @@
-"""All that the outcome of a training depends on beside the text."""
+"""The settings of a run: names, defaults and ranges of all that its outcome depends on beside the text."""
 
 from typing import NamedTuple
 
 from numgpt.checks import check_count, check_option, check_seed, is_integer, is_number
+
+NEW_SIZES = {"n_layer": 4, "n_head": 4, "n_embd": 128}  # of a new model, where the settings say nothing
 
 
 class Settings(NamedTuple):
@@ -40,19 +42,29 @@ class Settings(NamedTuple):
     allow_special: bool = False
 
 
+def new_sizes(settings: Settings) -> dict[str, int]:
+    """Return n_layer, n_head and n_embd of a new model.
+
+    >>> new_sizes(Settings(n_layer=2))
+    {'n_layer': 2, 'n_head': 4, 'n_embd': 128}
+    """
+    return {name: getattr(settings, name) or size for name, size in NEW_SIZES.items()}
+
+
 def check_settings(settings: Settings) -> None:
     """Raise OptionError for the first setting that is out of its range."""
     s = settings
     for name in ("steps", "batch_size"):
         check_count(name, getattr(s, name), least=1)
-    for name in ("block_size", "n_layer", "n_head", "n_embd"):
+    for name in ("block_size", *NEW_SIZES):
         value = getattr(s, name)
         check_option(name, value, value is None or (is_integer(value) and value >= 1), "an integer of 1 or more")
-        if name[0] == "n" and s.start is not None:
+        if name in NEW_SIZES and s.start is not None:
             check_option(name, value, value is None, f"nothing: {s.start} has its own sizes")
     if s.start is not None:
         check_option("tokenizer", s.tokenizer, s.tokenizer is None, f"nothing: {s.start} has its own vocabulary")
-    width, heads = s.n_embd or 128, s.n_head or 4
+    sizes = new_sizes(s)
+    width, heads = sizes["n_embd"], sizes["n_head"]
     check_option("n_embd", width, width % heads == 0, f"a multiple of n_head, {heads}")
     lr, least = s.learning_rate, s.min_lr
     check_option("learning_rate", lr, is_number(lr) and lr > 0, "a number above 0")

@@ -1,4 +1,6 @@
-"""One step of training, and how good the model is after it."""
+"""One step of training, and how good the model is after it: pure functions of a state and a batch."""
+
+import numpy as np
 
 from numgpt.config import Config
 from numgpt.model import Params, compute_logits
@@ -9,7 +11,7 @@ from numgpt.training.settings import Settings
 
 
 def train_step(state: State, examples: Examples, config: Config, settings: Settings) -> tuple[State, float, float]:
-    """One step: the loss and its gradient, clipped, and what AdamW makes of it.
+    """Take one step: the loss and its gradient, clipped, and what AdamW makes of it.
 
     examples  a batch
     Returns the next State, the loss before the step, and the length of the gradient before it was clipped.
@@ -26,15 +28,21 @@ def train_step(state: State, examples: Examples, config: Config, settings: Setti
     >>> losses[0] > 2, losses[-1] < 0.1
     (True, True)
     """
-    lr = learning_rate(state.step + 1, settings)
     loss, grads = loss_and_grads(examples.ids, examples.targets, state.params, config)
     grads, norm = clip(grads, settings.grad_clip)
-    beta1, beta2, weight_decay = settings.beta1, settings.beta2, settings.weight_decay
-    return adamw(state, grads, lr, beta1=beta1, beta2=beta2, weight_decay=weight_decay), loss, norm
+    after = adamw(
+        state,
+        grads,
+        learning_rate(state.step + 1, settings),
+        beta1=settings.beta1,
+        beta2=settings.beta2,
+        weight_decay=settings.weight_decay,
+    )
+    return after, loss, norm
 
 
 def learning_rate(step: int, settings: Settings) -> float:
-    """`schedule`, as the settings have it."""
+    """Return the learning rate of a step, 1 to steps: `schedule`, as the settings have it."""
     peak = settings.learning_rate
     least = peak / 10 if settings.min_lr is None else settings.min_lr
     return schedule(step, learning_rate=peak, min_lr=least, warmup_steps=settings.warmup_steps, steps=settings.steps)
@@ -55,9 +63,11 @@ def evaluate(examples: Examples, params: Params, config: Config, batch_size: int
     """
     nats, count, right = 0.0, 0, 0
     for i in range(0, len(examples.ids), batch_size):
-        ids, targets = (x[i : i + batch_size] for x in examples)
+        ids, targets = examples.ids[i : i + batch_size], examples.targets[i : i + batch_size]
         logits = compute_logits(ids, params, config)
         n = int(counted(targets).sum())
-        nats, count = nats + n * cross_entropy(logits, targets), count + n
-        right += int(((logits.argmax(axis=-1) == targets) | (targets == UNCOUNTED)).all(axis=-1).sum())
+        nats += n * cross_entropy(logits, targets)
+        count += n
+        fits = (logits.argmax(axis=-1) == targets) | (targets == UNCOUNTED)
+        right += int(np.count_nonzero(fits.all(axis=-1)))
     return nats / count, right / len(examples.ids)

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import numgpt
 from numgpt.params import leaves
-from numgpt.training.examples import batch, read_examples
+from numgpt.training.examples import Examples, batch, read_examples
 from numgpt.training.optimizer import clip, start_state
 from numgpt.training.run import train
 from numgpt.training.settings import Settings
@@ -97,7 +97,7 @@ def test_200_steps_follow_pytorch(answers_after, tmp_path):
     batches = [tuple(batch(training, 8, seed=5, step=step)) for step in range(1, STEPS + 1)]
     state, norms = start_state(params), []
     for step, (expected, examples) in enumerate(zip(torch_losses(theirs, batches), batches, strict=True), 1):
-        state, loss, norm = train_step(state, numgpt.training.Examples(*examples), first.config, settings)
+        state, loss, norm = train_step(state, Examples(*examples), first.config, settings)
         norms.append(norm)
         assert loss == pytest.approx(expected, abs=1e-9), step
     assert min(norms) < CLIP < max(norms)  # both cases came

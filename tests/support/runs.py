@@ -1,4 +1,4 @@
-"""Small runs of training, and the command that makes them."""
+"""What the tests of training share: a small text and settings with which a run takes a moment, and the command."""
 
 import sys
 
@@ -16,7 +16,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork 
 
 
 def files(folder):
-    """All that a run has written, without its settings, which name files."""
+    """Return the bytes of each file in the folder of a run, by its name."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 

@@ -1,4 +1,4 @@
-"""What the tests of training share: a text to learn, and the environment as it was."""
+"""What each test of a run is given."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Gradients: by hand, against differences of the function itself, and properties that any gradient has.
+"""Gradients of the whole: by hand, against differences of the loss, and properties that any gradient has.
 
 That they are PyTorch's is in test_reference.py, from stored values, and in conformance/, live.
 """
@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from support.gradients import CONFIG, IDS, PARAMS, TARGETS, close, draw, slope, wide
+from support.gradients import CONFIG, IDS, PARAMS, TARGETS, close, slope, wide
 
 from numgpt import model, ops
 from numgpt.errors import ContextError, OptionError, TokenError
@@ -15,6 +15,17 @@ from numgpt.params import leaves
 from numgpt.training import backward
 from numgpt.training.backward import cross_entropy, loss_and_grads
 from numgpt.training.gradient_check import check_gradient
+
+draw = np.random.default_rng(0)
+
+
+def test_the_gradient_of_masked_scores_is_0_though_that_of_their_weights_is_not():
+    seen = {}
+    loss_and_grads(IDS, TARGETS, PARAMS, CONFIG, lambda name, x: seen.setdefault(name, x))
+    masked = np.isneginf(seen["h.0.attn.scores"])
+    assert masked.sum() == 3 * 2 * 15
+    assert (seen["d_h.0.attn.scores"][masked] == 0).all()
+    assert (seen["d_h.0.attn.weights"][masked] != 0).all()
 
 
 def test_cross_entropy_and_its_gradient():
@@ -31,9 +42,6 @@ def test_cross_entropy_and_its_gradient():
 def test_cross_entropy_neither_overflows_nor_loses_what_float32_rounds():
     assert cross_entropy(np.array([[3e38, -3e38]], np.float32), np.array([1])) == pytest.approx(6e38)
     assert cross_entropy(np.array([[0.0, -20.0]]), np.array([0])) == pytest.approx(2.061e-9, rel=1e-3)
-
-
-# --- the whole
 
 
 @pytest.mark.parametrize(
@@ -114,9 +122,6 @@ def test_an_activation_that_is_replaced_is_what_the_gradient_is_taken_at():
     seen = {}
     model.compute_logits(IDS, PARAMS, CONFIG, record=lambda name, x: seen.setdefault(name, patch(name, x)))
     assert loss == cross_entropy(seen["logits"], TARGETS)
-
-
-# --- wrong arguments
 
 
 @pytest.mark.parametrize(

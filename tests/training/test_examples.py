@@ -1,17 +1,16 @@
-"""Batches as a function of the step; what is learned from a text, and what is held out."""
+"""From a text to batches: what is held out, what counts, what is refused, and batches as a function of the step."""
 
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.runs import call
 
 import numgpt
-from numgpt.training import run as training
-from numgpt.training.examples import batch, byte_tokenizer, read_examples, windows_of
+from numgpt.training.examples import batch, byte_tokenizer, read_examples, read_text, windows_of
 from numgpt.training.settings import Settings
-
-# ---- batches
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(1, 2**32), st.integers(1, 50), st.integers(1, 20))
@@ -75,16 +74,10 @@ def test_only_the_answer_counts_and_lines_are_padded(tmp_path):
     assert held_out.targets[0].tolist() == [-1, -1, -1, ord("3"), 256, -1, -1, -1, -1]
 
 
-def test_an_evaluation_looks_at_so_many_examples_from_all_over(text, tmp_path, monkeypatch):
-    monkeypatch.setattr("numgpt.training.examples.EVALUATED", 4)
-    run, _ = training.open_run(text, tmp_path / "out", Settings(answers_after="="), None)
-    assert [bytes(row[:3].tolist()) for row in run.held_out.ids] == [b"109", b"129", b"149"]  # of six
-
-
 def test_a_byte_order_mark_is_no_text(tmp_path):
     file = tmp_path / "text.txt"
     file.write_bytes(b"\xef\xbb\xbf1=2\n")
-    assert training.read_text(file)[0] == "1=2\n"
+    assert read_text(file)[0] == "1=2\n"
 
 
 def test_the_question_has_the_ids_that_it_has_when_it_is_asked(tmp_path):
@@ -94,3 +87,42 @@ def test_the_question_has_the_ids_that_it_has_when_it_is_asked(tmp_path):
     texts = [(tmp_path, "the king\n" * 3), (tmp_path, "a kid\n")]
     training, _ = read_examples(texts, tokenizer, None, Settings(answers_after="ki"))
     assert training.ids[0, : len(question)].tolist() == question
+
+
+@pytest.mark.parametrize(
+    ("raw", "flags", "message"),
+    [
+        (b"", [], "empty, expected a text to learn from"),
+        (b" \n\n", ["--answers-after", "="], "empty, expected a text to learn from"),
+        (b"ab\xffc" * 99, [], "byte 0xff at 2 is not UTF-8: convert it"),
+        (b"x" * 500, [], "its last tenth, held out, has 50 tokens, expected 65 or more: give more text, or a smaller"),
+        (b"x" * 40, ["--block-size", "36"], "all but its last tenth has 36 tokens, expected 37 or more"),
+        (
+            b"1=2\n34\n5=6\n",
+            ["--answers-after", "="],
+            "line 2: no '=' in '34', expected a question, '=' and the answer",
+        ),
+        (b"1=2\n1=2\n", ["--answers-after", "="], "no lines are left to learn from: expected 2 or more that differ"),
+        (
+            b"1=2\n123=456\n3=4\n",
+            ["--answers-after", "=", "--block-size", "6"],
+            "line 2: 7 tokens, expected at most 6: shorten it, or give a larger block_size",
+        ),
+        (b"1=2\n3=" + b"4" * 1023 + b"\n", ["--answers-after", "="], "line 2: 1025 tokens, expected at most 1024"),
+        (
+            b"x " * 900,
+            ["--from", "storyteller", "--block-size", "513"],
+            "block_size is 513, expected at most 512, the context of storyteller",
+        ),
+        (b"x", ["--from", "storyteller", "--tokenizer", "gpt2"], "tokenizer is 'gpt2', expected nothing: storyteller"),
+    ],
+)
+def test_a_text_that_does_not_fit_is_refused_before_any_work(tmp_path, capsys, raw, flags, message):
+    file = tmp_path / "text.txt"
+    file.write_bytes(raw)
+    code, out, err = call(capsys, file, tmp_path / "out", *flags)
+    assert (code, out) == (1, "")
+    assert err.startswith("numgpt: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]

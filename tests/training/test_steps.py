@@ -1,13 +1,29 @@
-"""Evaluation: the share of right answers, and the loss."""
+"""A step changes nothing that it is given, and an evaluation is that of greedy decoding."""
 
 import numpy as np
 import pytest
 from support.runs import SMALL
 
 import numgpt
-from numgpt.params import map_leaves, random_params
-from numgpt.training.examples import Examples
-from numgpt.training.steps import evaluate
+from numgpt.params import leaves, map_leaves, random_params
+from numgpt.training.examples import Examples, batch, windows_of
+from numgpt.training.optimizer import start_state
+from numgpt.training.settings import Settings
+from numgpt.training.steps import evaluate, train_step
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_step_keeps_the_dtype_and_changes_no_argument(dtype):
+    state = start_state(random_params(SMALL, dtype=dtype))
+    before = map_leaves(lambda path, p: p.copy(), list(state[1:]))
+    examples = batch(windows_of([1, 2, 3, 4, 5, 6], 4), 2, seed=0, step=1)
+    after, _, _ = train_step(state, examples, SMALL, Settings())
+    assert after.step == 1
+    for tree in after[1:]:
+        assert {x.dtype for _, x in leaves(tree)} == {np.dtype(dtype)}
+    for (path, x), (_, y) in zip(leaves(before), leaves(list(state[1:])), strict=True):
+        assert np.array_equal(x, y), path
+    assert not np.array_equal(after.params["wte"], state.params["wte"])
 
 
 def test_the_share_of_right_answers_is_that_of_greedy_decoding():
