@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 import numgpt
 from numgpt.checkpoint.export import convert
-from numgpt.hub.folders import locate
+from numgpt.hub.loading import locate
 from numgpt.verify.dump import Dump, read_dump
 from numgpt.verify.report import compare
 
