@@ -6,7 +6,8 @@ expected. They stand where a call comes in (`model.forward`, `numgpt.generate`),
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from operator import index
 from typing import Any
 
@@ -29,6 +30,23 @@ def check_option(name: str, value: Any, fits: bool, expected: str) -> None:
     """Raise OptionError with the name of the option, what came and what was expected, unless the value fits."""
     if not fits:
         raise OptionError(f"{name} is {value!r:.80}, expected {expected}")
+
+
+def check_known(what: str, given: Iterable[str], known: Sequence[str], elsewhere: Mapping[str, str]) -> None:
+    """Raise OptionError for the first name that is no option, with the one that may have been meant.
+
+    what       takes the options, for the message
+    elsewhere  what other programs call them -> our name
+
+    >>> check_known("generate", ["temprature"], ["temperature", "top_k"], {})
+    Traceback (most recent call last):
+    numgpt.errors.OptionError: temprature is no option of generate: did you mean temperature?
+    """
+    for name in given:
+        if name not in known:
+            near = [elsewhere[name]] if name in elsewhere else get_close_matches(name, known, n=1, cutoff=0.6)
+            remedy = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
+            raise OptionError(f"{name} is no option of {what}: {remedy}")
 
 
 def check_count(name: str, value: int, least: int = 0) -> None:

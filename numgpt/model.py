@@ -19,6 +19,7 @@ from numgpt.checks import check_ids, check_logits_to_keep, check_room
 from numgpt.config import Config
 from numgpt.errors import TokenError
 from numgpt.ops import ACTIVATIONS, causal_mask, layer_norm, linear, softmax
+from numgpt.params import count_params
 from numgpt.tokenizer import Tokenizer
 
 Ids = Sequence[int] | np.ndarray  # [T]
@@ -268,6 +269,11 @@ class Model(NamedTuple):
     config: Config
     params: dict[str, Any]
     tokenizer: Tokenizer | None  # None where the checkpoint has no tokenizer files; ids still work
+
+    def __repr__(self) -> str:
+        c, dtype = self.config, self.params["wte"].dtype
+        sizes = f"{c.n_layer} layers, {c.n_head} heads, n_embd {c.n_embd}, n_ctx {c.n_ctx}, n_vocab {c.n_vocab}"
+        return f"Model({count_params(c):,} parameters in {dtype}: {sizes}; {self.tokenizer or 'no tokenizer'})"
 
 
 def tokenizer_of(model: Model) -> Tokenizer:

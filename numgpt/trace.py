@@ -131,6 +131,16 @@ def match_names(pattern: str, config: Config) -> list[str]:
     raise OptionError(f"no tensor {pattern!r:.80}, expected one like {', '.join(near)}")
 
 
+def names_a_tensor(pattern: str) -> bool:
+    """Whether a pattern stands for a tensor of some model, however many layers that has.
+
+    >>> names_a_tensor("attn.z"), names_a_tensor("h.40.ln_?"), names_a_tensor("Once upon a time")
+    (True, True, False)
+    """
+    of_a_layer = re.sub(r"^h\.\d+\.", "h.*.", pattern)
+    return any(fnmatchcase(name, full) for name in TRACE_SHAPES for full in (of_a_layer, f"h.[*].{pattern}"))
+
+
 def collect(
     ids: Ids,
     model: Model,

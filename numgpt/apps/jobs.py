@@ -17,7 +17,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
@@ -25,33 +26,24 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from numgpt.apps.lines import Line, Report, read_input, survey
 from numgpt.checkpoint.disk import try_lock
 from numgpt.checks import check_count
 from numgpt.decoding.batch import choose_surely, run
 from numgpt.decoding.beam import search
-from numgpt.decoding.rules import check_prompt, check_rules
+from numgpt.decoding.rules import Rules, check_prompt, check_rules
 from numgpt.decoding.text import start_ids, text_of
 from numgpt.errors import ContextError, OptionError, TokenError
 from numgpt.measure.scoring import score
 from numgpt.model import Model, tokenizer_of
 from numgpt.params import map_leaves
 
-KEYS = {"generate": "prompt", "score": "text"}  # of a line of input, by the kind of the job
-LONGEST = 1 << 24  # bytes of a line of input
+DRAWING = ("temperature", "top_k", "top_p", "min_p")
 RECORD = '{"numgpt job": '  # how a record begins
 RESULT = re.compile(rb'\{"line": (\d+), .*\}\n')
 
 Outcome = tuple[int, dict[str, Any] | str]  # the number of a line, and its result or the reason why it has none
-Report = Callable[[int, str], None]  # takes the number of a bad line and the reason
 Progress = Callable[[int, int, int], None]  # takes how many lines are done, how many there are, and tokens so far
-
-
-class Line(NamedTuple):
-    """A line of the input."""
-
-    number: int  # from 1
-    id: Any
-    text: str
 
 
 class Job(NamedTuple):
@@ -84,8 +76,8 @@ def run_job(
 ) -> Summary:
     """Do a job, or what is left of it.
 
-    source      lines of JSON, {"prompt": ..., "id": ...} or {"text": ..., "id": ...}; id may be missing, other keys
-                are passed over, and so are blank lines
+    source      lines of JSON, {"prompt": ..., "id": ...} or {"text": ..., "id": ...}; id may be missing. A line may
+                have options of its own, see `apps.lines`. Blank lines are passed over
     output      where the results go, one for each line that is not bad
     batch_size  how many texts are made at once, which changes none
     workers     where the work is done, if not here: see `apps.dask`
@@ -100,7 +92,8 @@ def run_job(
         raise OptionError(f"--input {source}: not a file: a job reads it anew when it is started again")
     digest, lines = survey(source)
     record = {"numgpt job": job.kind, "input sha256": digest, "model sha256": fingerprint(model), **job.settings}
-    with Output(output, record) as results:
+    with ExitStack() as stack:
+        results = stack.enter_context(Output(output, record))
         before, bad, tokens = len(results.places), 0, 0
 
         def fail(number: int, reason: str) -> None:
@@ -111,7 +104,8 @@ def run_job(
 
         if before < lines:
             progress(before, lines, tokens)
-        left = read_input(source, KEYS[job.kind], results.places, fail)
+        file = stack.enter_context(source.open("rb"))
+        left = read_input(file, job.kind, results.places, fail)
         outcomes = workers(left) if workers else work(job, model, left, batch_size)
         for number, result in outcomes:
             if isinstance(result, str):
@@ -122,6 +116,51 @@ def run_job(
                 progress(len(results.places) + bad, lines, tokens)
         results.put_in_order()
         return Summary(lines, before, len(results.places) - before, bad, tokens)
+
+
+def stream_job(
+    job: Job,
+    model: Model,
+    source: BinaryIO,
+    write: Callable[[dict[str, Any]], None],
+    *,
+    batch_size: int = 8,
+    report: Report = lambda number, reason: None,
+) -> Summary:
+    """Do a job whose results go to a program, in the order of the input: nothing is kept, so it can't be gone on with.
+
+    source  an open file of the lines of `run_job`
+    write   is given each result
+    """
+    check_count("batch_size", batch_size, least=1)
+    check_settings(job, model)
+    lines = made = bad = tokens = 0
+    waiting: dict[int, dict[str, Any] | None] = {}  # results that others have to come before; None for a bad line
+    order: deque[int] = deque()
+
+    def fail(number: int, reason: str) -> None:
+        nonlocal bad
+        bad += 1
+        waiting[number] = None
+        report(number, reason)
+
+    def asked_for() -> Iterator[Line]:
+        for line in read_input(source, job.kind, (), fail):
+            order.append(line.number)
+            yield line
+
+    for number, result in work(job, model, asked_for(), batch_size):
+        if isinstance(result, str):
+            fail(number, result)
+        else:
+            waiting[number] = result
+        while order and order[0] in waiting:
+            first = waiting.pop(order.popleft())
+            if first is not None:
+                write(first)
+                made, tokens = made + 1, tokens + len(first["ids"])
+    lines = made + bad
+    return Summary(lines, 0, made, bad, tokens)
 
 
 # ---- the work
@@ -150,55 +189,59 @@ def complete_lines(
     model: Model, lines: Iterable[Line], batch_size: int, allow_special: bool, options: dict[str, Any]
 ) -> Iterator[Outcome]:
     """Continue the text of each line."""
-    tokenizer, config = model.tokenizer, model.config
-    assert tokenizer is not None
-    rules = check_rules(config, tokenizer=tokenizer, **options)
-    started: dict[int, Line] = {}
-    refused: list[Outcome] = []
+    tokenizer, config = tokenizer_of(model), model.config
+    started: dict[int, tuple[Line, Sequence[str]]] = {}  # a line, and the strings at which it stops
+    ready: list[Outcome] = []  # of lines that are refused, or searched for and not drawn
 
-    def prompts() -> Iterator[tuple[int, list[int]]]:
+    def prompts() -> Iterator[tuple[int, list[int], Rules]]:
         for line in lines:
+            own = {**options, **line.options}
+            if line.options.get("num_beams", 1) != 1:  # a search draws nothing, whatever the job does elsewhere
+                own = {name: x for name, x in own.items() if name not in DRAWING or name in line.options}
             try:
+                rules = check_rules(config, tokenizer=tokenizer, **own)
                 ids = start_ids(model, tokenizer.encode(line.text, allow_special=allow_special))
-                ids = check_prompt(ids, config, rules.overflow)
-            except (TokenError, ContextError) as error:
-                refused.append((line.number, str(error)))
+                text = check_prompt(ids, config, rules.overflow)
+            except (TokenError, ContextError, OptionError) as error:
+                ready.append((line.number, str(error)))
                 continue
-            started[line.number] = line
-            yield line.number, ids
+            started[line.number] = line, own.get("stop_strings", ())
+            if rules.num_beams > 1:
+                best = search(text, model.params, config, rules)[0]
+                ready.append(outcome(line.number, best.ids, best.finish_reason))
+            else:
+                yield line.number, text, rules
 
-    def completions() -> Iterator[tuple[int, list[int], str]]:
-        if rules.num_beams == 1:
-            yield from run(prompts(), model.params, config, rules, batch_size, choose_next=choose_surely)
-            return
-        for number, ids in prompts():
-            best = search(ids, model.params, config, rules)[0]
-            yield number, best.ids, best.finish_reason
+    def outcome(number: int, ids: list[int], finish_reason: str) -> Outcome:
+        line, stops = started.pop(number)
+        result = {"line": number, "id": line.id, **line.others, "prompt": line.text}
+        return number, {**result, "text": text_of(ids, tokenizer, stops), "ids": ids, "finish_reason": finish_reason}
 
-    for number, ids, finish_reason in completions():
-        line = started.pop(number)
-        text = text_of(ids, tokenizer, options.get("stop_strings", ()))
-        result = {"line": number, "id": line.id, "prompt": line.text, "text": text}
-        yield number, {**result, "ids": ids, "finish_reason": finish_reason}
-        while refused:
-            yield refused.pop(0)
-    yield from refused
+    for done in run(prompts(), model.params, config, batch_size, choose_next=choose_surely):
+        yield outcome(done.number, done.ids, done.finish_reason)
+        while ready:
+            yield ready.pop(0)
+    yield from ready
 
 
 def score_lines(model: Model, lines: Iterable[Line], allow_special: bool, options: dict[str, Any]) -> Iterator[Outcome]:
     """Score the text of each line. What is not finite, as nothing came before it, is None."""
-    tokenizer = model.tokenizer
-    assert tokenizer is not None
-    for number, identity, text in lines:
+    tokenizer = tokenizer_of(model)
+    for line in lines:
+        own = {**options, **line.options}
+        text: str | list[int] = line.text
+        if "given" not in own or allow_special:
+            text = tokenizer.encode(line.text, allow_special=allow_special)
         try:
-            found = score(model, tokenizer.encode(text, allow_special=allow_special), **options)
-        except TokenError as error:
-            yield number, str(error)
+            found = score(model, text, **own)
+        except (TokenError, OptionError) as error:
+            yield line.number, str(error)
             continue
         figures = {name: getattr(found, name) for name in ("nats", "bits_per_byte", "perplexity")}
-        result = {"line": number, "id": identity, "text": text, "tokens": found.tokens}
+        result = {"line": line.number, "id": line.id, **line.others, "text": line.text, "tokens": found.tokens}
+        result |= {"context": own["given"]} if "given" in own else {}
         result |= {name: finite(x) for name, x in figures.items()}
-        yield number, {**result, "ids": found.ids, "log_probs": [finite(x) for x in found.log_probs.tolist()]}
+        yield line.number, {**result, "ids": found.ids, "log_probs": [finite(x) for x in found.log_probs.tolist()]}
 
 
 def finite(x: float | None) -> float | None:
@@ -224,73 +267,6 @@ def fingerprint(model: Model) -> str:
         vocabulary, special = (sorted(d.items()) for d in (model.tokenizer.vocabulary, model.tokenizer.special_tokens))
         digest.update(repr((vocabulary, list(model.tokenizer.ranks), special)).encode())
     return digest.hexdigest()
-
-
-# ---- the input
-
-
-def read_lines(file: BinaryIO, see: Callable[[bytes], Any] = lambda raw: None) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a file that are not blank, with their numbers; of one that is too long its first part.
-
-    see  is given all bytes
-    """
-    number = 0
-    while raw := file.readline(LONGEST):
-        number += 1
-        see(raw)
-        if raw.strip():
-            yield number, raw
-        while len(raw) == LONGEST and not raw.endswith(b"\n"):
-            raw = file.readline(LONGEST)
-            see(raw)
-
-
-def survey(path: Path) -> tuple[str, int]:
-    """Return the sha256 of a file, and how many lines are not blank."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        lines = sum(1 for _ in read_lines(file, digest.update))
-    return digest.hexdigest(), lines
-
-
-def read_input(path: Path, key: str, done: Container[int], report: Report) -> Iterator[Line]:
-    """Yield the lines of the input that are not done and not bad."""
-    with path.open("rb") as file:
-        for number, raw in read_lines(file):
-            if number in done:
-                continue
-            try:
-                identity, text = parse(raw, key)
-            except TokenError as error:
-                report(number, str(error))
-                continue
-            yield Line(number, identity, text)
-
-
-def parse(raw: bytes, key: str) -> tuple[Any, str]:
-    r"""Return the id and the text of a line of input. Raises TokenError that tells what is wrong with it.
-
-    >>> parse(b'{"prompt": "The king", "id": 7}\n', "prompt")
-    (7, 'The king')
-    """
-    expected = f'expected {{"{key}": "..."}}'
-    if len(raw) == LONGEST and not raw.endswith(b"\n"):
-        raise TokenError(f"longer than {LONGEST >> 20} MB, {expected}")
-    try:
-        line = json.loads(raw.decode("utf-8-sig"))
-        identity = line.get("id") if isinstance(line, dict) else None
-        json.dumps(identity, allow_nan=False)  # or it can't be passed on
-    except UnicodeDecodeError as error:
-        raise TokenError(f"byte {raw[error.start]:#04x} at {error.start} is not UTF-8: convert the file") from None
-    except (ValueError, RecursionError) as error:
-        raise TokenError(f"not JSON ({error}), {expected}") from None
-    if not isinstance(line, dict):
-        raise TokenError(f"{line!r:.60} is not an object, {expected}")
-    if key not in line:
-        raise TokenError(f'no "{key}", {expected}')
-    if not isinstance(line[key], str):
-        raise TokenError(f'"{key}" is {line[key]!r:.60}, not a string, {expected}')
-    return identity, line[key]
 
 
 # ---- the output

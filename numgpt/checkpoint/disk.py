@@ -92,26 +92,37 @@ def try_lock(file: IO[bytes] | int) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file as it stands.
+    """Return the text of a file.
 
-    Raises TokenError where it is not UTF-8, OSError where it can't be read.
+    Raises TokenError where it is no text, OSError where it can't be read.
     """
     return decode_text(path.read_bytes(), path)
 
 
 def decode_text(raw: bytes, source: object) -> str:
-    """Return the text of some bytes.
+    r"""Return the text of some bytes, less what is no text: a byte-order mark, and the \r of Windows' line ends.
 
+    raw     UTF-8, or UTF-16 behind its mark, as PowerShell writes it
     source  where they are from, for the message
-    Raises TokenError where they are not UTF-8.
+    Raises TokenError where they are neither.
 
     >>> decode_text("Ġ".encode(), "a.txt")
     'Ġ'
-    >>> decode_text(b"caf\\xe9", "a.txt")
+    >>> decode_text(b"caf\xe9", "a.txt")
     Traceback (most recent call last):
     numgpt.errors.TokenError: a.txt: byte 0xe9 at 3 is not UTF-8: convert it
     """
+    coding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
     try:
-        return raw.decode()
+        return plain_text(raw.decode(coding))
     except UnicodeDecodeError as error:
         raise TokenError(f"{source}: byte {raw[error.start]:#04x} at {error.start} is not UTF-8: convert it") from None
+
+
+def plain_text(text: str) -> str:
+    r"""Return a text less what is none: a byte-order mark, and the \r of Windows' line ends.
+
+    >>> plain_text("\ufeffone\r\ntwo")
+    'one\ntwo'
+    """
+    return text.removeprefix("\ufeff").replace("\r\n", "\n")

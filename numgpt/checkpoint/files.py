@@ -33,6 +33,11 @@ OTHER_KINDS = (  # how other files begin, what they are, and what to do
     (rb"PK\x03\x04", "a zip archive, as torch.save writes it", USE_SAFETENSORS),
     (rb"\x80[\x02-\x05][^\x00]", "a pickle, as torch.save writes it", USE_SAFETENSORS),
     (rb"GGUF", "a GGUF file", USE_SAFETENSORS),
+    (
+        rb"\x93NUMPY",
+        "an .npy file, one array of NumPy",
+        "give a checkpoint; verify takes .npz, of named arrays",
+    ),
     (rb"\x89HDF", "an HDF5 file, as Keras writes it", USE_SAFETENSORS),
     (rb"version https://git-lfs", "a Git LFS pointer", "run 'git lfs pull', or download the file that it stands for"),
     (rb"(?i)\s*<(!doctype|html|\?xml)", "a web page", "download the file itself"),

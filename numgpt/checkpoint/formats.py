@@ -66,6 +66,12 @@ def find_weights(folder: Path) -> Path:
             listed = ", ".join(path.name for path in found)
             raise CheckpointError(f"{folder}: found {listed}, expected one file of weights: give the path of one")
     expected = f"{', '.join(names[:-1])} or {names[-1]}"
+    below = sorted({path.parent.name for name in names for path in folder.glob(f"*/{name}")})
+    if below:
+        more = f" and {len(below) - 5} more" if len(below) > 5 else ""
+        raise CheckpointError(
+            f"{folder}: no weights here, but in folders below: {', '.join(below[:5])}{more}: give the path of one"
+        )
     raise CheckpointError(f"{folder}: no weights, expected one of {expected}: is the checkpoint complete?")
 
 

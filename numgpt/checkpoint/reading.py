@@ -28,7 +28,7 @@ def read_model(path: Path, dtype: str | None = None) -> Model:
     checkpoint = open_checkpoint(path)
     given, config = match_params(checkpoint.hub_tensors, checkpoint.config, source=str(checkpoint.weights))
     tokenizer = find_tokenizer(checkpoint)
-    config = _fit_tokenizer(config, tokenizer, checkpoint.weights.parent)
+    config = fit_tokenizer(config, tokenizer, checkpoint.weights.parent)
     return Model(config, read_params(given, config, dtype), tokenizer)
 
 
@@ -60,13 +60,13 @@ def float_dtype(dtype: Any) -> str:
     return name
 
 
-def _fit_tokenizer(config: Config, tokenizer: Tokenizer | None, folder: Path) -> Config:
+def fit_tokenizer(config: Config, tokenizer: Tokenizer | None, source: object) -> Config:
     """Note in the config how many rows of the embedding stand for a token. Refuse a tokenizer of another model."""
     if tokenizer is None:
         return config
     if tokenizer.n_ordinary > config.n_vocab:
         raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.n_ordinary} tokens, but the embedding {config.n_vocab} rows: "
+            f"{source}: the tokenizer has {tokenizer.n_ordinary} tokens, but the embedding {config.n_vocab} rows: "
             f"the tokenizer files are of another model"
         )
     return config._replace(n_tokens=min(len(tokenizer), config.n_vocab))

@@ -6,6 +6,7 @@ import argparse
 import json
 
 from numgpt.cli.terminal import Command, bar, no_arguments, note
+from numgpt.cli.threads import cpu_quota
 
 EXAMPLES = """examples:
   numgpt bench
@@ -24,6 +25,7 @@ def bench(args: argparse.Namespace) -> None:
     note(args, "measuring: some 10 seconds for the storyteller, a minute for 124M parameters")
     busy = load_average()
     report = {"model": str(args.model), **measure(path)}
+    report["cpu_quota"] = cpu_quota()
     report["notes"] = notes(report["weight_bytes"], busy)
     print(json.dumps(report) if args.json else table(report))
 

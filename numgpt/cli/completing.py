@@ -9,10 +9,20 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from numgpt.cli.jobs import add_job_options, check_job, job
-from numgpt.cli.terminal import TEMPERATURE, TOP_K, Command, load_model, note, require, reread_as_utf8, text_of_argument
+from numgpt.cli.terminal import (
+    TEMPERATURE,
+    TOP_K,
+    Command,
+    given_text,
+    load_model,
+    note,
+    require,
+    reread_as_utf8,
+)
 from numgpt.errors import NumgptError, OptionError
 
 if TYPE_CHECKING:
+    from numgpt.decoding.rules import Completion
     from numgpt.model import Ids, Model
     from numgpt.tokenizer import Tokenizer
 
@@ -27,7 +37,7 @@ EXAMPLES = """examples:
   numgpt generate                                        from nothing: the end-of-text token
   numgpt generate --input prompts.jsonl --output out.jsonl     a job: start it again, and it goes on
   numgpt generate -- "- a list"                          a text that begins with a dash
-  cat prompt.txt | numgpt generate - -m path/to/gpt2"""
+  cat prompt.txt | numgpt generate -m path/to/gpt2"""
 
 OPTIONS = (  # of `numgpt generate`, by the names that they have in Python; those that are not given keep their defaults
     *("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size"),
@@ -40,27 +50,36 @@ def generate(args: argparse.Namespace) -> None:
     from numgpt.decoding.rules import random_seed
     from numgpt.decoding.text import start_ids
 
-    check_job(args, given=args.prompt is not None)
+    check_usage(args)
     model = load_model(args)
     tokenizer = require(model.tokenizer, args.model)
     if args.input is not None:
         job(args, model, generate_options(args, tokenizer))
         return
-    prompt = text_of_argument(args.prompt or "")
-    if args.prompt == "-":
-        prompt = prompt.removesuffix("\n")  # the end of the last line, which is not meant
+    prompt = given_text(args, args.prompt) or ""
+    if args.prompt in (None, "-"):
+        prompt = prompt.removesuffix("\n")  # the end of the last line of what is piped, which is not meant
     ids = start_ids(model, tokenizer.encode(prompt, allow_special=args.allow_special))
     seed = random_seed() if args.seed is None else args.seed
     options = {**generate_options(args, tokenizer), "seed": seed}
+    draws = options.get("temperature", 0) != 0  # a search has none
     count, start = 0, time.perf_counter()
-    for text, new_ids, finish_reason in texts(args, model, prompt, ids, options):
-        count += len(new_ids)
+    for text, done in texts(args, model, prompt, ids, options):
+        count += len(done.ids)
         if args.json:
-            result = {"prompt": prompt, "text": text, "ids": new_ids, "finish_reason": finish_reason, "seed": seed}
+            result: dict[str, Any] = {
+                "prompt": prompt,
+                "text": text,
+                "ids": done.ids,
+                "finish_reason": done.finish_reason,
+            }
+            result |= {"seed": seed if draws else None, "prompt_tokens": len(ids)}
+            result |= {} if done.score is None else {"score": done.score}
+            result |= {} if args.logprobs is None else {"logprobs": log_probs(model, ids, done.ids, args.logprobs)}
             print(json.dumps({"model": str(args.model), **result}))
         elif not (prompt + text).endswith("\n"):
             print(flush=True)
-        if finish_reason == "context":
+        if done.finish_reason == "context":
             note(args, f"stopped at the context limit of {model.config.n_ctx} tokens (--overflow slide goes on)")
     seconds = time.perf_counter() - start
     n_ctx, half = model.config.n_ctx, model.config.n_ctx // 2
@@ -72,9 +91,10 @@ def generate(args: argparse.Namespace) -> None:
 
 def texts(
     args: argparse.Namespace, model: Model, prompt: str, ids: Ids, options: dict[str, Any]
-) -> Iterator[tuple[str, list[int], str]]:
-    """Make the texts of a prompt and show them, a single one as it comes. Yield each: text, ids, and why it ended."""
+) -> Iterator[tuple[str, Completion]]:
+    """Make the texts of a prompt and show them, a single one as it comes. Yield each when it is done."""
     from numgpt.decoding.batch import complete_batch
+    from numgpt.decoding.rules import Completion
     from numgpt.decoding.text import stream_ids, text_of
     from numgpt.model import tokenizer_of
 
@@ -82,7 +102,7 @@ def texts(
         if args.seed is None and options.get("temperature"):
             note(args, f"seed {options['seed']}")
 
-    if args.num_return_sequences == 1:
+    if args.num_return_sequences == args.num_beams == 1:
         pieces = stream_ids(model, ids, **options)
         tell_seed()
         show(args, prompt)
@@ -94,15 +114,47 @@ def texts(
         except NumgptError:
             show(args, "\n")  # so that the error has a line of its own
             raise
-        yield text, pieces.ids, pieces.finish_reason
+        yield text, Completion(0, pieces.ids, pieces.finish_reason)
         return
     options = {**options, "tokenizer": model.tokenizer, "num_return_sequences": args.num_return_sequences}
     batch = complete_batch([ids], model.params, model.config, **options)
     tell_seed()
-    for number, new_ids, finish_reason in sorted(batch):
-        text = text_of(new_ids, tokenizer_of(model), options["stop_strings"])
-        show(args, "\n" * (number > 0) + prompt + text)
-        yield text, new_ids, finish_reason
+    for done in sorted(batch):
+        text = text_of(done.ids, tokenizer_of(model), options["stop_strings"])
+        show(args, "\n" * (done.number > 0) + prompt + text)
+        yield text, done
+
+
+def log_probs(model: Model, ids: Ids, new_ids: list[int], n: int) -> list[dict[str, Any]]:
+    """Return for each new token its log-probability, and the n likeliest tokens at its place with theirs.
+
+    They are those of the model itself, before temperature and all other controls.
+    """
+    from numgpt.measure.scoring import likeliest
+    from numgpt.model import tokenizer_of
+
+    tokenizer = tokenizer_of(model)
+
+    def token(i: int, log_prob: float) -> dict[str, Any]:
+        return {"id": i, "token": tokenizer.pieces([i])[0].decode("utf-8", "backslashreplace"), "log_prob": log_prob}
+
+    found = likeliest(model, [*ids, *new_ids], len(ids), n)
+    return [
+        {**token(i, log_prob), "top": [token(*other) for other in others]}
+        for i, (log_prob, others) in zip(new_ids, found, strict=True)
+    ]
+
+
+def check_usage(args: argparse.Namespace) -> None:
+    """Exit with a word on the usage where options don't go together."""
+    check_job(args, given=args.prompt is not None)
+    if args.logprobs is not None:
+        if not args.json or args.input is not None:
+            args.error("--logprobs goes with --json, and not with --input")
+        if args.overflow == "slide":
+            args.error("--logprobs are of one context: leave out --overflow slide")
+        if args.logprobs < 0:
+            args.error("--logprobs is the number of likeliest tokens to show, 0 or more")
 
 
 def show(args: argparse.Namespace, text: str) -> None:
@@ -138,7 +190,8 @@ def parse_bias(text: str, tokenizer: Tokenizer) -> tuple[tuple[int, ...], float]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what `numgpt generate` takes."""
-    parser.add_argument("prompt", nargs="?", help="the text to continue; - reads standard input, less a last newline")
+    about_prompt = "the text to continue (default: what is piped in, less a last newline, as with -)"
+    parser.add_argument("prompt", nargs="?", help=about_prompt)
     parser.add_argument("--input", metavar="FILE", help='continue each of many: lines of JSON, {"prompt": ...}')
     add_job_options(parser)
     add = parser.add_argument
@@ -167,6 +220,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="at the context limit, stop, or go on with its last half, which is then computed anew (default: stop)",
     )
     add("--seed", type=int, metavar="N", help="the same seed makes the same text (default: another each time)")
+    about_logprobs = "with --json: the log-probability of each token, and the N likeliest at its place with theirs"
+    add("--logprobs", type=int, metavar="N", help=about_logprobs)
     add("--dtype", choices=["float32", "float64"], help="precision (default: that of the checkpoint)")
     add("--allow-special", action="store_true", help="read <|endoftext|> in the prompt as the token, not as text")
 

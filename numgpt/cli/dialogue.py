@@ -97,7 +97,7 @@ def read_lines(prompt: str) -> Iterator[str]:
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding=None if on_terminal else "utf-8", errors="surrogateescape")
     if not on_terminal:
-        yield from map(str.strip, sys.stdin)
+        yield from (line.removeprefix("\ufeff").strip() for line in sys.stdin)
         return
     with suppress(ImportError):  # Windows has none, and its console edits lines by itself
         import readline  # noqa: F401  (input uses it: arrows and history)

@@ -18,6 +18,7 @@ def table(report: dict[str, Any]) -> str:
         f"{machine['cpu'] or 'unknown processor'}, CPUs: {machine['cpus']}",
         f"Python {machine['python']}, NumPy {machine['numpy']}, BLAS: {library}, "
         f"kernel: {blas['kernel'] or 'unknown'}, threads: {blas['threads'] or 'unknown'}",
+        threads_line(blas["threads"], report.get("cpu_quota")),
         f"\n{'':<20}{'measured':>11} {'':<8} {'limit':>8} {'share':>6}",
     ]
     for name, row in report["figures"].items():
@@ -27,6 +28,17 @@ def table(report: dict[str, Any]) -> str:
     rounds = f"\nMedians of {report['rounds']} rounds."
     lines.append(f"{rounds} Memory bandwidth limits decode, the matrix product prefill, one of the two a batch.")
     return "\n".join(lines + [f"Note: {note}." for note in report["notes"]])
+
+
+def threads_line(threads: int | None, quota: float | None) -> str:
+    """Say how many threads multiply matrices, and how to change that.
+
+    >>> threads_line(2, None), threads_line(1, 1.5)
+    ('2 threads; OPENBLAS_NUM_THREADS sets them', '1 thread under a quota of 1.5 CPUs; OPENBLAS_NUM_THREADS sets them')
+    """
+    count = "an unknown number of threads" if threads is None else f"{threads} thread{'' if threads == 1 else 's'}"
+    limit = "" if quota is None else f" under a quota of {quota:g} CPUs"
+    return f"{count}{limit}; OPENBLAS_NUM_THREADS sets them"
 
 
 def number(x: float | None) -> str:

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,14 @@ from numgpt.cli.terminal import note, say
 from numgpt.errors import TokenError
 
 if TYPE_CHECKING:
+    from numgpt.apps.jobs import Job, Summary
     from numgpt.model import Model
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
     """Say what a job takes beside --input."""
     add = parser.add_argument_group("jobs, which go on where they were when they are started again").add_argument
-    add("--output", metavar="FILE", help="the results of --input: a line of JSON for each")
+    add("--output", metavar="FILE", help="the results of --input: a line of JSON for each; - prints them")
     add("--batch-size", type=int, metavar="N", help="texts at once, or in a task of Dask (default: 8)")
     add("--dask", metavar="ADDRESS", help="work on a Dask cluster: the address of its scheduler, tcp://HOST:PORT")
 
@@ -36,8 +38,10 @@ def check_job(args: argparse.Namespace, given: bool) -> None:
         args.error("give a text or --input, not both")
     if args.output is None:
         args.error("--input needs --output")
-    if args.input == "-" or args.output == "-":
-        args.error("--input and --output are files, not -: a job that is started again reads both")
+    if args.input == "-" and args.output != "-":
+        args.error("--input - goes with --output -: a job that is started again reads its input anew")
+    if args.output == "-" and args.dask is not None:
+        args.error("--dask writes a file: give --output FILE")
     if getattr(args, "num_return_sequences", 1) != 1:
         args.error("--input makes one text of each line: for more, give the line several times; each has its own draw")
 
@@ -50,6 +54,9 @@ def job(args: argparse.Namespace, model: Model, options: dict[str, Any]) -> None
         options = {**options, "seed": args.seed or 0}  # one that is drawn would be lost when the job is killed
     work = Job(args.kind, {**options, "allow_special": args.allow_special})
     size = 8 if args.batch_size is None else args.batch_size
+    if args.output == "-":
+        print_results(args, model, work, size)
+        return
     workers = None
     if args.dask is not None:
         from numgpt.apps.dask import work_on_cluster
@@ -89,10 +96,31 @@ def job(args: argparse.Namespace, model: Model, options: dict[str, Any]) -> None
     finally:
         if bar:
             bar.close()
-    seconds = time.perf_counter() - start
-    lines, before, made, bad, tokens = summary
     if args.json:
         print(json.dumps({"model": str(args.model), "output": args.output, **summary._asdict()}))
+    end(args, summary, time.perf_counter() - start)
+
+
+def print_results(args: argparse.Namespace, model: Model, work: Job, size: int) -> None:
+    """Print the results of a job, each as soon as those before it are there."""
+    from numgpt.apps.jobs import stream_job
+
+    def report(number: int, reason: str) -> None:
+        say(f"numgpt: {args.input}: line {number}: {reason}".replace("\n", " "))
+
+    def write(result: dict[str, Any]) -> None:
+        print(json.dumps(result), flush=True)
+
+    start = time.perf_counter()
+    with ExitStack() as stack:
+        source = sys.stdin.buffer if args.input == "-" else stack.enter_context(open(args.input, "rb"))
+        summary = stream_job(work, model, source, write, batch_size=size, report=report)
+    end(args, summary, time.perf_counter() - start)
+
+
+def end(args: argparse.Namespace, summary: Summary, seconds: float) -> None:
+    """Say how a job has ended. Raises TokenError where lines have no result."""
+    lines, before, made, bad, tokens = summary
     rate = f"{made / seconds:.1f} lines/s, {tokens / seconds:.1f} tokens/s"
     note(args, f"{made} of {lines} lines in {seconds:.2f} s, {rate}; {before} were done before")
     if bad:

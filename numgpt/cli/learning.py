@@ -82,16 +82,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what `numgpt train` takes."""
     parser.add_argument("file", help="the text, in UTF-8")
     parser.add_argument(
-        "folder", help="where the checkpoint goes: a new folder, or that of the same run, which goes on"
+        "folder",
+        help="where the checkpoint goes: a new folder, or that of the same run, which goes on",
     )
     add = parser.add_argument_group("the text").add_argument
-    add("--val", metavar="FILE", help="measure on this text (default: on a tenth of the other, held out)")
+    add(
+        "--val",
+        metavar="FILE",
+        help="measure on this text (default: on a tenth of the other, held out)",
+    )
     about_answers = "lines, each a question that ends with TEXT, and its answer, which alone counts"
     add("--answers-after", metavar="TEXT", help=about_answers)
     add("--allow-special", action="store_true", help="read <|endoftext|> in the text as the token")
     add = parser.add_argument_group("the model").add_argument
-    add("--from", dest="start", metavar="MODEL", help="start from a checkpoint: a name, a folder or a file")
-    add("--tokenizer", metavar="MODEL", help="the vocabulary of a new model: gpt2 or another (default: bytes)")
+    add(
+        "--from",
+        dest="start",
+        metavar="MODEL",
+        help="start from a checkpoint: a name, a folder or a file",
+    )
+    add(
+        "--tokenizer",
+        metavar="MODEL",
+        help="the vocabulary of a new model: gpt2 or another (default: bytes)",
+    )
     add("--n-layer", type=int, metavar="N", help="layers of a new model (default: 4)")
     add("--n-head", type=int, metavar="N", help="heads of a layer (default: 4)")
     add("--n-embd", type=int, metavar="N", help="width (default: 128)")

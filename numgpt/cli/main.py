@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
+import re
 import sys
 import warnings
 from importlib import import_module
+from typing import NoReturn
 
 import numgpt
-from numgpt.cli.terminal import discard_output, exit_at_ctrl_c, fail, say
-from numgpt.errors import NumgptError
+from numgpt.cli.terminal import discard_output, exit_at_ctrl_c, expand_home, fail, say
+from numgpt.cli.threads import limit_threads
+from numgpt.errors import NumgptError, OptionError
 
 GROUPS = {  # name -> the module of this room that has it, and a line about it
     "text": {
@@ -60,8 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         argv = sys.argv[1:] if argv is None else argv
         args = parser(next((word for word in argv if not word.startswith("-")), "")).parse_args(argv)
-        if args.kind == "train":  # small matrices, for which threads of BLAS wait longer than they work
-            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        expand_home(args)
+        limit_threads(args.kind)
         with exit_at_ctrl_c():
             import numpy as np
         # What Python and NumPy would warn of is said once, and in our words: the context limit, logits that overflow.
@@ -69,6 +71,8 @@ def main(argv: list[str] | None = None) -> int:
             warnings.simplefilter("ignore")
             args.run(args)
         print(end="", flush=True)
+    except OptionError as error:
+        return fail(in_words_of_the_command_line(str(error), args))
     except NumgptError as error:
         return fail(error)
     except KeyboardInterrupt:
@@ -85,12 +89,24 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def in_words_of_the_command_line(message: str, args: argparse.Namespace) -> str:
+    """Return a message with the flags in it instead of the names that options have in Python.
+
+    A name is told by its underscore, or by its place at the beginning, so that no other word is taken for one.
+    """
+    for name in sorted(vars(args), key=len, reverse=True):
+        flag = f"--{name.replace('_', '-')}"
+        message = re.sub(rf"(?<![\w/.-]){name}\b" if "_" in name else rf"^{name}\b(?= is | goes )", flag, message)
+    message = re.sub(r"(?<![\w/.-])stop_strings\b", "--stop", message)
+    return message.replace(", or None or 0 for off", ", or 0 for off").replace(", or None for off", "; off without it")
+
+
 def parser(asked: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of the command line.
 
     asked  the command that is called, whose module alone is imported; None for all
     """
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="numgpt",
         usage="%(prog)s [-h] [--version] COMMAND ...",
         allow_abbrev=False,
@@ -112,6 +128,16 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     return top
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that knows what people mean who type a text without quotes."""
+
+    def error(self, message: str) -> NoReturn:
+        words = message.removeprefix("unrecognized arguments: ")
+        if words != message and not any(word.startswith("-") for word in words.split()):
+            message += ': a text of several words goes into quotes, as in numgpt generate "Once there was"'
+        super().error(message)
+
+
 def add_command(sub: argparse.ArgumentParser, name: str, module: str) -> None:
     """Fill the parser of a command with what its module says."""
     command = import_module(f"numgpt.cli.{module}").COMMANDS[name]
@@ -122,6 +148,9 @@ def add_command(sub: argparse.ArgumentParser, name: str, module: str) -> None:
     if command.has_model:
         about_model = "a name, a folder or a file (default: storyteller)"
         sub.add_argument("-m", "--model", default="storyteller", help=about_model)
+        if command.has_text:
+            about_tokenizer = "the tokenizer of another model, for one that has none: gpt2 or another"
+            sub.add_argument("--tokenizer", metavar="NAME", help=about_tokenizer)
     command.add_arguments(sub)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from numgpt.checkpoint.disk import read_text
 from numgpt.cli.jobs import add_job_options, check_job, job
-from numgpt.cli.terminal import Command, finite, load_model, note, require, text_of_argument
+from numgpt.cli.terminal import Command, finite, load_model, needed_text, note, require
 from numgpt.errors import OptionError
 
 EXAMPLES = """examples:
@@ -49,7 +49,7 @@ def score(args: argparse.Namespace) -> None:
             "correct": f"{last.correct} of {last.texts} last words: each token the likeliest; no stop-word filter"
         }
     else:
-        text = text_of_argument(args.text) if args.file is None else read_text(Path(args.file))
+        text = needed_text(args, args.text) if args.file is None else read_text(Path(args.file))
         ids = tokenizer.encode(text, allow_special=args.allow_special)
         found = scoring.score(model, ids, context=args.context, stride=args.stride, bos=args.bos)
         pieces, facts = tokenizer.pieces(ids), found._asdict()
@@ -82,10 +82,13 @@ def score(args: argparse.Namespace) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what `numgpt score` takes."""
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("text", nargs="?", help="the text; - reads standard input")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("text", nargs="?", help="the text (default: what is piped in, as with -)")
     source.add_argument("--file", metavar="FILE", help="read the text from a file")
-    source.add_argument("--input", metavar="FILE", help='score each of many texts: lines of JSON, {"text": ...}')
+    about_input = (
+        'score each of many: lines of JSON, {"text": ...}, or {"context": ..., "text": ...}: text after context'
+    )
+    source.add_argument("--input", metavar="FILE", help=about_input)
     add_job_options(parser)
     source.add_argument("--lambada", metavar="FILE", help='predict last words instead: lines of JSON, {"text": ...}')
     add = parser.add_argument

@@ -88,12 +88,18 @@ def add_summarize_arguments(parser: argparse.ArgumentParser) -> None:
 def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what `numgpt translate` takes."""
     parser.add_argument(
-        "file", metavar="FILE", nargs="?", default="-", help="the file to read (default: standard input)"
+        "file",
+        metavar="FILE",
+        nargs="?",
+        default="-",
+        help="the file to read (default: standard input)",
     )
     parser.add_argument("--from", dest="source", metavar="LANGUAGE", default="en", help="of the text (default: en)")
     parser.add_argument("--to", dest="target", metavar="LANGUAGE", default="fr", help="to translate to (default: fr)")
     parser.add_argument(
-        "--pairs", metavar="FILE", help="example pairs, for other languages than en and fr or other texts"
+        "--pairs",
+        metavar="FILE",
+        help="example pairs, for other languages than en and fr or other texts",
     )
 
 

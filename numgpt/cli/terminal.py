@@ -9,13 +9,14 @@ import argparse
 import math
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from numgpt.checkpoint.disk import decode_text, read_text
+from numgpt.checkpoint.disk import decode_text, plain_text, read_text
 from numgpt.errors import CheckpointError, OptionError, TokenError
 
 if TYPE_CHECKING:  # they bring NumPy, for which --help does not wait
@@ -24,6 +25,9 @@ if TYPE_CHECKING:  # they bring NumPy, for which --help does not wait
     from numgpt.tokenizer import Tokenizer
 
 
+PATHS = (  # the options that name a file, a folder or a model
+    *("model", "tokenizer", "input", "output", "file", "folder", "source", "val", "start", "pairs", "lambada", "dump"),
+)
 TEMPERATURE, TOP_K = 0.8, 40  # of the command line, where nothing else is asked for
 ABOUT_SEED = "the same seed makes the same text (default: another each time)"
 
@@ -35,6 +39,7 @@ class Command(NamedTuple):
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], None]
     has_model: bool = True  # whether -m says which
+    has_text: bool = True  # whether it needs the model's tokenizer, so that --tokenizer may name another
 
 
 def no_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,19 +56,58 @@ def exit_at_ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, interrupt)
 
 
-def text_of_argument(argument: str) -> str:
-    """Return the text that an argument stands for: itself, or for "-" what standard input holds."""
-    if argument != "-":
-        return reread_as_utf8(argument)
+def given_text(args: argparse.Namespace, argument: str | None) -> str | None:
+    """Return the text that a command is given: an argument, or what is piped in where there is none, or for "-".
+
+    Returns None where there is neither. A text that is the name of a file here gets a hint.
+    """
+    if argument == "-" or (argument is None and is_piped()):
+        return piped_text()
+    if argument is None:
+        return None
+    text = plain_text(reread_as_utf8(argument))
+    with suppress(OSError, ValueError):  # too long for a name, or a NUL in it
+        if Path(text).is_file():
+            note(args, f"the text is {text!r}, which is a file here too: to read the file, add - and < {text}")
+    return text
+
+
+def needed_text(args: argparse.Namespace, argument: str | None) -> str:
+    """Return the text that a command is given. Exit with a word on the usage where there is none."""
+    text = given_text(args, argument)
+    if text is None:
+        args.error("give a text, or pipe one in")
+    assert text is not None  # args.error exits
+    return text
+
+
+def is_piped() -> bool:
+    """Whether standard input is a pipe or a file, which somebody meant to be read."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):  # closed, or no file of the system
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+
+
+def piped_text() -> str:
+    """Return what standard input holds."""
     if sys.stdin is None:
         raise TokenError("standard input is closed: give the text itself, or a file by < FILE")
     return decode_text(sys.stdin.buffer.read(), "standard input")
 
 
 def read_file(path: str) -> str:
-    """Return the text of a file, or for "-" of standard input; the ends of its lines are those of Unix."""
-    text = text_of_argument(path) if path == "-" else read_text(Path(path))
-    return text.removeprefix("\ufeff").replace("\r\n", "\n")
+    """Return the text of a file, or for "-" of standard input."""
+    return piped_text() if path == "-" else read_text(Path(path))
+
+
+def expand_home(args: argparse.Namespace) -> None:
+    """Put the home folder for ~ in all options that name a path: shells leave it in "~/x" and in --output=~/x."""
+    for name in PATHS:
+        value = getattr(args, name, None)
+        if isinstance(value, str) and value.startswith("~"):
+            setattr(args, name, os.path.expanduser(value))
 
 
 def chosen_seed(args: argparse.Namespace) -> int:
@@ -115,17 +159,37 @@ def require(tokenizer: Tokenizer | None, model: str) -> Tokenizer:
     if tokenizer is None:
         raise CheckpointError(
             f"{model} has no tokenizer of GPT-2's kind (vocab.json and merges.txt, or tokenizer.json), "
-            f"which text needs: put its files beside the weights, or work with ids from Python"
+            f"which text needs: name one (--tokenizer gpt2), put its files beside the weights, or work with ids"
         )
     return tokenizer
 
 
 def load_model(args: argparse.Namespace) -> Model:
     """Load the model that -m names; if it has to be fetched first, show how that gets on."""
-    from numgpt.hub.loading import load
+    from numgpt.checkpoint.reading import fit_tokenizer
+    from numgpt.hub.loading import load, load_tokenizer
+    from numgpt.model import Model
 
+    tell_of_download(args, args.model)
     with bar(args) as progress:
-        return load(args.model, dtype=getattr(args, "dtype", None), progress=progress)
+        model = load(args.model, dtype=getattr(args, "dtype", None), progress=progress)
+    if getattr(args, "tokenizer", None) is None:
+        return model
+    tokenizer = load_tokenizer(args.tokenizer)
+    if tokenizer is None:
+        raise CheckpointError(f"--tokenizer {args.tokenizer}: no tokenizer of GPT-2's kind there: gpt2 is one")
+    return Model(fit_tokenizer(model.config, tokenizer, args.tokenizer), model.params, tokenizer)
+
+
+def tell_of_download(args: argparse.Namespace, name: str) -> None:
+    """Say at once that a model is not on this machine and who is asked for it: the network may take its time."""
+    from numgpt.hub.folders import find
+    from numgpt.hub.registry import is_name
+
+    if find(name) is None and is_name(name):
+        from numgpt.hub.download import host_of
+
+        note(args, f"{name} is not on this machine: asking {host_of(name)} for it")
 
 
 @contextmanager
@@ -146,17 +210,26 @@ def open_model(args: argparse.Namespace) -> Opened:
     from numgpt.checkpoint.reading import open_checkpoint
     from numgpt.hub.loading import locate
 
+    tell_of_download(args, args.model)
     with bar(args) as progress:
         path = locate(args.model, progress)
     return open_checkpoint(path)
 
 
-def parse_ids(text: str) -> list[int]:
+def parse_ids(text: str, flag: str = "--ids") -> list[int]:
     """Return the ids of "1,2,3"."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise OptionError(f"--ids is {text!r:.80}, expected numbers with commas between, as in 46,1198,2402") from None
+        raise OptionError(f"{flag} is {text!r:.80}, expected numbers with commas between, as in 46,1198,2402") from None
+
+
+def shown_piece(piece: bytes) -> str:
+    """Return how a token looks: its text in quotes, or its bytes where it is a part of a character."""
+    try:
+        return repr(piece.decode("utf-8"))
+    except UnicodeDecodeError:
+        return repr(piece)
 
 
 def encode(args: argparse.Namespace, model: Model, text: str) -> list[int]:

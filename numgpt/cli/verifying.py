@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from numgpt.cli.terminal import Command, encode, finite, load_model, parse_ids, text_of_argument
+from numgpt.cli.terminal import Command, encode, finite, load_model, needed_text, parse_ids
 from numgpt.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def verify_dump(args: argparse.Namespace) -> None:
     model = load_model(args)
     ids = None if args.ids is None else parse_ids(args.ids)
     if args.text is not None:
-        ids = encode(args, model, text_of_argument(args.text))
+        ids = encode(args, model, needed_text(args, args.text))
     report = compare(dump, model, ids)
     last = report.rows[-1]
     if args.json:
@@ -120,7 +120,11 @@ def show(value: Any, model: Model) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what `numgpt verify` takes."""
     add = parser.add_argument
-    add("dump", nargs="?", help="its intermediates: .npz, .safetensors, or a dict of tensors by torch.save")
+    add(
+        "dump",
+        nargs="?",
+        help="its intermediates: .npz, .safetensors, or a dict of tensors by torch.save",
+    )
     add("--ids", metavar="IDS", help="the ids of the dump, if it lacks them: numbers with commas between")
     add("--text", help="the same as a text; - reads standard input")
     add("--allow-special", action="store_true", help="read <|endoftext|> in the text as the token")

@@ -40,6 +40,7 @@ class Running:
     text: list[int]
     cache: KVCache
     choose: Choose
+    rules: Rules
     start: int = 0  # the model sees the text from here on
 
 
@@ -91,12 +92,13 @@ def complete_batch(
     if rules.num_beams > 1:
         check_sequences(num_return_sequences, rules.num_beams)
         return (
-            Completion(i * num_return_sequences + rank, found.ids, found.finish_reason)
+            Completion(i * num_return_sequences + rank, found.ids, found.finish_reason, found.score)
             for i, text in enumerate(texts)
             for rank, found in enumerate(search(text, params, config, rules, forward_batch)[:num_return_sequences])
         )
     copies = (text.copy() for text in texts for _ in range(num_return_sequences))
-    return run(enumerate(copies), params, config, rules, batch_size, forward_batch)
+    numbered = ((number, text, rules) for number, text in enumerate(copies))
+    return run(numbered, params, config, batch_size, forward_batch)
 
 
 def choose_one(logits: np.ndarray, r: Running, params: Params, config: Config) -> int:
@@ -132,35 +134,37 @@ def exact_logits(ids: list[int], params: Params, config: Config) -> np.ndarray:
 
 
 def run(
-    texts: Iterable[tuple[int, list[int]]],
+    texts: Iterable[tuple[int, list[int], Rules]],
     params: Params,
     config: Config,
-    rules: Rules,
     batch_size: int = 8,
     forward_batch: Callable[..., list[np.ndarray]] = fast.forward_batch,
     choose_next: Callable[..., int] = choose_one,
 ) -> Iterator[Completion]:
     """`complete_batch` with options and prompts that are checked, without beams.
 
-    texts        pairs of a number, which is that of the stream too, and a prompt, which is appended to. The next one
-                 is asked for when there is room for it
+    texts        of each a number, which is that of the stream too, a prompt, which is appended to, and its rules. The
+                 next one is asked for when there is room for it
     choose_next  `choose_one`, or `choose_surely`
     """
     texts = iter(texts)
-    if not rules.max_new_tokens:
-        yield from (Completion(number, [], "length") for number, _ in texts)
-        return
     waiting = next(texts, None)
     running: list[Running] = []
     caches: list[KVCache] = []  # that no text uses
     while running or waiting:
         rows = len(running)
         while waiting and len(running) < batch_size and (rows + len(waiting[1]) <= PREFILL or not running):
-            number, text = waiting
-            cache = caches.pop() if caches else KVCache(config, dtype=params["wte"].dtype)
-            running.append(Running(number, len(text), text, cache, chooser(len(text), config, rules, stream=number)))
-            rows += len(text)
+            number, text, rules = waiting
+            if rules.max_new_tokens:
+                cache = caches.pop() if caches else KVCache(config, dtype=params["wte"].dtype)
+                choose = chooser(len(text), config, rules, stream=number)
+                running.append(Running(number, len(text), text, cache, choose, rules))
+                rows += len(text)
+            else:
+                yield Completion(number, [], "length")
             waiting = next(texts, None)
+        if not running:
+            continue
 
         for r in running:
             if len(r.text) - r.start > config.n_ctx:  # those that may not slide have ended before
@@ -171,11 +175,11 @@ def run(
         still_running = []
         for r, row in zip(running, logits, strict=True):
             i = choose_next(row[-1], r, params, config)
-            if i in rules.stop_ids:
+            if i in r.rules.stop_ids:
                 finish_reason = "stop"
             else:
                 r.text.append(i)
-                finish_reason = end_of(r.text, r.prompt_length, config, rules)
+                finish_reason = end_of(r.text, r.prompt_length, config, r.rules)
             if finish_reason:
                 r.cache.truncate(0)
                 caches.append(r.cache)

@@ -4,7 +4,7 @@ Beside forward, choose, append and stop there are here: guesses that are checked
 context that slides, strings at which to stop, and beams. For the same controls the ids are those of the plain loop.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,6 @@ from numgpt.decoding.rules import (
     warn_of_limit,
 )
 from numgpt.model import Ids, Params
-from numgpt.tokenizer import Tokenizer
 
 
 def no_guess(text: list[int], most: int) -> list[int]:
@@ -37,20 +36,11 @@ def generate(
     params: Params,
     config: Config,
     *,
-    max_new_tokens: int,
-    seed: int | None = None,
     stream: int = 0,
     forward: Callable[..., np.ndarray] = model.forward,
     guess: Callable[[list[int], int], list[int]] = no_guess,
     cache: KVCache | None = None,
-    stop_ids: Sequence[int] = (),
-    stop_strings: Sequence[str] = (),
-    tokenizer: Tokenizer | None = None,
-    overflow: str = "stop",
-    num_beams: int = 1,
-    length_penalty: float = 1.0,
-    early_stopping: bool | str = False,
-    **controls: Any,
+    **options: Any,
 ) -> Generator[int, None, str]:
     """Continue a text: yield one new id after the other, each as soon as it is known.
 
@@ -91,21 +81,9 @@ def generate(
     >>> m.tokenizer.decode(generate(ids, m.params, m.config, max_new_tokens=6, temperature=0))
     ' was a great many years old'
     """
-    rules = check_rules(
-        config,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        stop_ids=stop_ids,
-        stop_strings=stop_strings,
-        tokenizer=tokenizer,
-        overflow=overflow,
-        num_beams=num_beams,
-        length_penalty=length_penalty,
-        early_stopping=early_stopping,
-        **controls,
-    )
+    rules = check_rules(config, **options)
     check_seed("stream", stream)
-    text = check_prompt(ids, config, overflow)
+    text = check_prompt(ids, config, rules.overflow)
     prompt_length = len(text)
     if cache is not None:
         check_held(cache, prompt_length, config, params["wte"].dtype, rules)
@@ -116,13 +94,13 @@ def generate(
         held = KVCache(config, dtype=params["wte"].dtype) if cache is None else cache
         start = 0  # the model sees the text from here on
         right = len(held)  # how many positions of the cache are those of the text, not of a guess
-        finish_reason = "" if max_new_tokens else "length"
+        most_new, finish_reason = rules.max_new_tokens, "" if rules.max_new_tokens else "length"
         try:
             while not finish_reason:
                 if len(text) - start > config.n_ctx:
                     start, right = len(text) - kept_at_overflow(config), 0
                     held.truncate(0)
-                most = min(max_new_tokens - (len(text) - prompt_length) - 1, start + config.n_ctx - len(text))
+                most = min(most_new - (len(text) - prompt_length) - 1, start + config.n_ctx - len(text))
                 guesses = guess(text, most)
                 new = text[start + len(held) :] + guesses  # what the cache does not hold yet
                 logits = forward(new, params, config, cache=held, logits_to_keep=1 + len(guesses))  # [T, V]
@@ -139,7 +117,7 @@ def generate(
                         break
                 held.truncate(right)
             if finish_reason == "context":
-                warn_of_limit(config, len(text) - prompt_length, max_new_tokens)
+                warn_of_limit(config, len(text) - prompt_length, most_new)
             return finish_reason
         finally:
             held.truncate(right)
@@ -147,8 +125,8 @@ def generate(
     def best_of_beams() -> Generator[int, None, str]:
         found = search(text, params, config, rules, in_batches(forward))[0]
         if found.finish_reason == "context":
-            warn_of_limit(config, len(found.ids), max_new_tokens)
+            warn_of_limit(config, len(found.ids), rules.max_new_tokens)
         yield from found.ids
         return found.finish_reason
 
-    return steps() if num_beams == 1 else best_of_beams()
+    return steps() if rules.num_beams == 1 else best_of_beams()

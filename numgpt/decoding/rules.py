@@ -1,5 +1,6 @@
 """How a text goes on and where it ends: the options of `generate`, checked."""
 
+import inspect
 import os
 import warnings
 from collections.abc import Sequence
@@ -8,7 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numgpt.cache import KVCache
-from numgpt.checks import check_cache, check_count, check_ids, check_option, check_seed, is_integer, is_number
+from numgpt.checks import (
+    check_cache,
+    check_count,
+    check_ids,
+    check_known,
+    check_option,
+    check_seed,
+    is_integer,
+    is_number,
+)
 from numgpt.config import Config
 from numgpt.decoding.controls import Sampling, Start, check_sampling, controls_of
 from numgpt.errors import ContextError, OptionError, TokenError
@@ -17,6 +27,19 @@ from numgpt.generation import Choose
 from numgpt.model import Ids
 from numgpt.tokenizer import Tokenizer
 
+OF_THE_LOOP = ("stream", "forward", "guess", "cache")  # what `generate` takes beside the rules
+IN_TRANSFORMERS = {  # and in OpenAI's API: their name -> what does that here
+    "do_sample": "temperature (0 is greedy)",
+    "max_length": "max_new_tokens",
+    "max_tokens": "max_new_tokens",
+    "min_length": "min_new_tokens",
+    "eos_token_id": "stop_ids",
+    "stop": "stop_strings",
+    "bad_words_ids": "bad_words",
+    "sequence_bias": "logit_bias",
+    "past_key_values": "cache",
+    "num_return_sequences": "generate_batch, which makes several texts of a prompt",
+}
 MOST_PENALTY = 50  # length ** length_penalty is finite up to here, for any context
 
 
@@ -31,6 +54,7 @@ class Completion(NamedTuple):
     number: int  # of the text: that of its prompt, where one is made of each
     ids: list[int]  # what follows the prompt
     finish_reason: str  # "stop", "length" or "context", as `generate` returns it
+    score: float | None = None  # of a beam, as `beam_search` has it
 
 
 class Rules(NamedTuple):
@@ -62,7 +86,8 @@ def check_rules(
     early_stopping: bool | str = False,
     **controls: Any,
 ) -> Rules:
-    """Return the options as rules. Raises OptionError that names the first one that is out of its range."""
+    """Return the options as rules. Raises OptionError for a name that is none, and for a value out of its range."""
+    check_known("generate", controls, known_options(), IN_TRANSFORMERS)
     check_count("num_beams", num_beams, least=1)
     if num_beams > 1:
         controls = {"temperature": 0, **controls}
@@ -77,6 +102,15 @@ def check_rules(
     return Rules(
         max_new_tokens, seed, sampling, stops, strings, tokenizer, overflow, num_beams, length_penalty, early_stopping
     )
+
+
+def known_options() -> list[str]:
+    """Return the names of all options of `generate`.
+
+    >>> known_options()[:3]
+    ['max_new_tokens', 'seed', 'stop_ids']
+    """
+    return [*list(inspect.signature(check_rules).parameters)[1:-1], *Sampling._fields, *OF_THE_LOOP]
 
 
 def check_beams(

@@ -178,6 +178,7 @@ class Tokenizer(tokenizer.Tokenizer):
         plain = {token.id: token.text.encode() for token in self._added.values() if not token.special}
         self._pieces = {**(unreachable or {}), **self._pieces, **plain}
         self._length = super().__len__()
+        self._never = len(merges)  # past every rank; where a merge comes twice, there are fewer ranks than merges
         self._add_prefix_space = add_prefix_space
         self.n_ordinary = max(chain(self.vocabulary.values(), plain), default=-1) + 1
         self._finders = []
@@ -215,7 +216,7 @@ class Tokenizer(tokenizer.Tokenizer):
     def encode_word(self, word: str) -> Sequence[int]:
         data = word.encode()
         merge = _merge_short if len(data) < _LONG else _merge_long
-        return self.ids_of(merge(data, self.ranks, len(self.ranks)), word)
+        return self.ids_of(merge(data, self.ranks, self._never), word)
 
     def _cut(self, text: str, allow_special: bool) -> Iterator[str | AddedToken]:
         """The text cut at its added tokens: the leftmost first, and the longest of those that begin together."""

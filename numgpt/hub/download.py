@@ -30,6 +30,7 @@ from numgpt.hub.web import (
     HEAD,
     SETUP,
     Again,
+    Refused,
     is_number,
     is_offline,
     open_session,
@@ -227,8 +228,15 @@ def _list_files(
         base = os.environ.get("NUMGPT_OPENAI_URL") or OPENAI_URL
         files = {name: source.files.get(name, File()) for name in OPENAI_FILES}
         return f"{base.rstrip('/')}/{source.revision}", source.revision, files
-    url = f"{_endpoint()}/api/models/{source.repo}/revision/{quote(source.revision, safe='')}?blobs=true"
-    answer = persist(url, lambda: _fetch_list(session, url, headers))
+    base = f"{endpoint()}/api/models/{source.repo}/revision/{quote(source.revision, safe='')}"
+    url = f"{base}?blobs=true"
+    try:
+        answer = persist(url, lambda: _fetch_list(session, url, headers))
+    except Refused as refused:
+        try:  # a mirror may know the address and no query; sizes and hashes are then missing
+            answer = persist(base, lambda: _fetch_list(session, base, headers))
+        except DownloadError:
+            raise refused from None
     try:
         files = {entry["rfilename"]: _read_entry(entry) for entry in answer["siblings"]}
         commit = answer["sha"]
@@ -240,7 +248,7 @@ def _list_files(
     for name, (size, sha256) in source.files.items():
         if name in files:
             files[name] = File(size or files[name].size, sha256 or files[name].sha256)
-    return f"{_endpoint()}/{source.repo}/resolve/{commit}", commit, files
+    return f"{endpoint()}/{source.repo}/resolve/{commit}", commit, files
 
 
 def _fetch_list(session: "requests.Session", url: str, headers: Mapping[str, str]) -> Any:
@@ -267,19 +275,25 @@ def _read_entry(entry: Mapping[str, Any]) -> File:
     return File(size if type(size) is int and size > 0 else None, sha256 if sound else None)
 
 
+def host_of(name: str) -> str:
+    """Return who is asked for a model: the Hub, or where OpenAI's originals lie."""
+    return endpoint() if parse_name(name).repo else os.environ.get("NUMGPT_OPENAI_URL") or OPENAI_URL
+
+
 def _label(source: Source) -> str:
     """Name a source in the record of a folder."""
     return f"{source.repo or 'openai'}@{source.revision}"
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
+    """Return the address of the Hub, or of the mirror that stands for it."""
     return (os.environ.get("HF_ENDPOINT") or HUB_URL).rstrip("/")
 
 
 def _auth_header() -> dict[str, str]:
     """Return the header with HF_TOKEN. The token that `hf auth login` saved was given for the Hub, not for a mirror."""
     token = os.environ.get("HF_TOKEN", "").strip()
-    if not token and _endpoint() == HUB_URL:
+    if not token and endpoint() == HUB_URL:
         with suppress(OSError, ValueError):
             token = Path(os.environ.get("HF_TOKEN_PATH") or hf_home() / "token").read_text(encoding="utf-8").strip()
     if not re.fullmatch("[!-~]*", token):

@@ -23,7 +23,7 @@ MAX_INDEX = 1 << 25  # bytes
 
 def find(name_or_path: str | os.PathLike[str]) -> Path | None:
     """Return where a checkpoint lies on this machine, or None."""
-    name = os.fspath(name_or_path)
+    name = os.path.expanduser(os.fspath(name_or_path))
     try:
         path = Path(name) if name else None
         if path and path.exists() and not (name in KNOWN and path.is_dir() and _is_unfinished(path)):
@@ -77,7 +77,7 @@ def bundled() -> Path:
 def weights_folder() -> Path:
     """Return the folder of checkpoints: $NUMGPT_WEIGHTS, else weights/ of a checkout, else the user's cache folder."""
     if chosen := os.environ.get("NUMGPT_WEIGHTS"):
-        return Path(chosen)
+        return Path(os.path.expanduser(chosen))
     if CHECKOUT:
         return CHECKOUT / "weights"
     if sys.platform == "win32":
@@ -86,7 +86,7 @@ def weights_folder() -> Path:
         cache = _home() / "Library" / "Caches"
     else:
         cache = os.environ.get("XDG_CACHE_HOME") or _home() / ".cache"
-    return Path(cache) / "numgpt"
+    return Path(os.path.expanduser(cache)) / "numgpt"
 
 
 def _home() -> Path:

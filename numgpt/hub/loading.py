@@ -1,6 +1,7 @@
 """Load a checkpoint by its name, or by its path: find it on this machine, else fetch it, and read it."""
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from numgpt.checkpoint.reading import find_tokenizer, float_dtype, open_checkpoi
 from numgpt.checkpoint.vocabulary import from_folder, gpt2
 from numgpt.errors import CheckpointError, DownloadError
 from numgpt.fast.tokenizer import Tokenizer
-from numgpt.hub.folders import find, weights_folder
+from numgpt.hub.folders import find, list_names, weights_folder
 from numgpt.hub.registry import KNOWN, is_name
 from numgpt.model import Model
 
@@ -66,8 +67,19 @@ def locate(name_or_path: str | os.PathLike[str], progress: Any = None) -> Path:
         except DownloadError as error:
             if name in KNOWN:
                 raise
-            raise DownloadError(f"{name}: no such file or folder here; and as a name on the Hub: {error}") from None
+            said = f"{name}: no such file or folder here{meant(name)}; and as a name on the Hub: {error}"
+            raise DownloadError(said) from None
     raise CheckpointError(
         f"no checkpoint {name!r:.200}: no such file or folder, not in {weights_folder()}, and no name of one to "
-        f"download; `numgpt models` lists what is known and at hand"
+        f"download{meant(name)}; `numgpt models` lists what is known and at hand"
     )
+
+
+def meant(name: str) -> str:
+    """Return a question, where a name is nearly that of a checkpoint that is known or at hand.
+
+    >>> meant("gpt-2"), meant("my/own")
+    (': did you mean gpt2?', '')
+    """
+    near = get_close_matches(name.lower(), list_names(), n=1, cutoff=0.8)
+    return f": did you mean {near[0]}?" if near else ""

@@ -13,6 +13,7 @@ import base64
 import os
 import random
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ T = TypeVar("T")
 
 TIMEOUT = (10, 30)  # seconds to connect; seconds without a byte
 TRIES = 6  # in a row that bring nothing new
+UNRESOLVED_TRIES = 2  # of a name that has no address
 MAX_WAIT = 300  # seconds between two tries
 MAX_REDIRECTS = 10
 CHUNK = 1 << 14  # bytes read at a time; a cut loses less than that
@@ -54,12 +56,20 @@ WRONG_STARTS = (  # how files of some names can't begin, and what begins so
 )
 
 
+class Refused(DownloadError):
+    """An answer that says no, so that the same question again would be of no use."""
+
+
 class Again(Exception):
     """A try that failed, where the next may not. `wait`: as many seconds as the server asks for."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
         self.wait = wait
+
+
+class Unresolved(Again):
+    """A host whose name has no address: it is misspelt, or there is no network. Waiting for long helps neither."""
 
 
 def persist(url: str, attempt: Callable[[], T], measure: Callable[[], int] = lambda: 0) -> T:
@@ -72,6 +82,11 @@ def persist(url: str, attempt: Callable[[], T], measure: Callable[[], int] = lam
             if measure() > most:
                 most, tries = measure(), 0
             tries += 1
+            if isinstance(fault, Unresolved) and tries == UNRESOLVED_TRIES:
+                raise DownloadError(
+                    f"{fault}: there is no network, or no such host: give a folder with the model's files, or set "
+                    f"HF_ENDPOINT to a mirror; what is in the Hugging Face cache needs no network"
+                ) from None
             if tries == TRIES:
                 kept = f"; {measure():,} bytes are kept, and it goes on from there" if measure() else ""
                 raise DownloadError(f"{url}: {fault}, {TRIES} times in a row: run this again later{kept}") from None
@@ -128,11 +143,23 @@ def _network_errors(url: str) -> Iterator[None]:
             f"REQUESTS_CA_BUNDLE to its certificate"
         ) from None
     except (e.ConnectionError, e.Timeout, e.ChunkedEncodingError, e.ContentDecodingError) as error:
-        raise Again(f"{_host(url)}: {_reason(error)}") from None
+        kind = Unresolved if is_unresolved(error) else Again
+        raise kind(f"{_host(url)}: {_reason(error)}") from None
     except (e.RequestException, ValueError) as error:  # an address that is none
         raise DownloadError(
             f"{_host(url)}: no address of a server, or it redirects to none ({type(error).__name__}): {SETUP}"
         ) from None
+
+
+def is_unresolved(error: BaseException | None) -> bool:
+    """Whether the cause of an error is that a name has no address, however it is wrapped."""
+    seen = 0
+    while error is not None and seen < 10:
+        if isinstance(error, socket.gaierror):
+            return True
+        inner = [part for part in (*error.args, getattr(error, "reason", None)) if isinstance(part, BaseException)]
+        error, seen = error.__cause__ or error.__context__ or (inner[0] if inner else None), seen + 1
+    return False
 
 
 def _reason(error: Exception) -> str:
@@ -164,7 +191,7 @@ def _check_status(url: str, response: "requests.Response", ours: bool, with_toke
     advice = ADVICE.get(status, SETUP)
     if status == 401 and with_token:
         advice = f"the token that was sent may be wrong or have expired; {advice}"
-    raise DownloadError(f"{url}: {what}: {advice}")
+    raise Refused(f"{url}: {what}: {advice}")
 
 
 def _read_retry_after(value: str) -> float | None:

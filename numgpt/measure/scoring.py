@@ -88,6 +88,7 @@ def score(
     context: int | None = None,
     stride: int | None = None,
     bos: bool = False,
+    given: str | Ids = "",
     forward: Forward = fast.forward,
 ) -> Score:
     """Compute how likely each token of a text is, given those before it in a sliding window.
@@ -99,6 +100,7 @@ def score(
     context  how many tokens a window has, 2 to n_ctx; None: n_ctx
     stride   how many tokens further the next one begins, 1 to context; None: half the context
     bos      put the end-of-text id before the text, so that its first token is scored too
+    given    what stands before the text and is not scored: str, or ids; see `continuation_ids`
     forward  the function that computes the logits: fast.forward or one of the same signature
     Returns a Score. Log-probabilities are computed in float64 from the logits, over all V of them.
     Raises TokenError for a text too short to score or ids outside the vocabulary, OptionError for an option out of its
@@ -128,27 +130,79 @@ def score(
     if bos and config.eos_token_id is None:
         raise OptionError("bos is True, but this model has no end-of-text id to put before the text: leave it out")
 
-    ids = require_tokenizer(model).encode(text) if isinstance(text, str) else text
-    if hasattr(ids, "__len__") and len(ids) < 2 - bos:
+    before: Ids
+    ids: Ids
+    if isinstance(text, str) and isinstance(given, str):
+        before, ids = continuation_ids(require_tokenizer(model), given, text)
+    else:
+        before = require_tokenizer(model).encode(given) if isinstance(given, str) and given else given or []
+        ids = require_tokenizer(model).encode(text) if isinstance(text, str) else text
+    if bos:
+        before = [*([] if config.eos_token_id is None else [config.eos_token_id]), *before]
+    if hasattr(ids, "__len__") and len(ids) < 2 - bool(len(before)):
         remedy = "give some text" if bos else "nothing comes before the first: give more text, or bos=True (--bos)"
         raise TokenError(f"too short to score: tokens: {len(ids)}, expected {2 - bos} or more: {remedy}")
-    ids = check_ids(ids, config.n_vocab).tolist()
-    pieces = model.tokenizer.pieces(ids) if model.tokenizer else None
+    scored_ids: list[int] = check_ids(ids, config.n_vocab).tolist()
+    before = check_ids(before, config.n_vocab).tolist() if len(before) else []
+    pieces = model.tokenizer.pieces(scored_ids) if model.tokenizer else None
 
-    sequence = [config.eos_token_id, *ids] if bos else ids
+    sequence = [*before, *scored_ids]
     log_probs = np.full(len(sequence), math.nan)
     cache = KVCache(config, dtype=params["wte"].dtype)
     for begin, first, end in windows(len(sequence), context, stride):
         rows = predict(sequence[begin:end], first - begin, model, cache, forward)
         log_probs[first:end] = [log_prob(row, i) for row, i in zip(rows, sequence[first:end], strict=True)]
 
-    log_probs = log_probs[bos:]
+    log_probs = log_probs[len(before) :]
     scored = np.flatnonzero(~np.isnan(log_probs))
     words = length = None
     if pieces is not None:
         covered = b"".join(pieces[t] for t in scored)
         words, length = len(covered.decode("utf-8", "replace").split()), len(covered)
-    return Score(ids, log_probs, len(scored), words, length, int(context), int(stride), bool(bos))
+    return Score(scored_ids, log_probs, len(scored), words, length, int(context), int(stride), bool(bos))
+
+
+def continuation_ids(tokenizer: Tokenizer, given: str, text: str) -> tuple[list[int], list[int]]:
+    """Return the ids of what is given and of the text that goes on from there, as they would be cut in one piece.
+
+    Notes: white space at the end of what is given counts for the text, since a word of GPT-2 begins with its space.
+    Source: EleutherAI's lm-evaluation-harness, `_encode_pair`.
+
+    >>> import numgpt
+    >>> tokenizer = numgpt.load("storyteller").tokenizer
+    >>> before, ids = continuation_ids(tokenizer, "Once upon ", "a time")
+    >>> tokenizer.pieces(before), tokenizer.pieces(ids)
+    ([b'O', b'nce', b' upon'], [b' a', b' time'])
+    """
+    if not given:
+        return [], tokenizer.encode(text)
+    kept = given.rstrip()
+    before = tokenizer.encode(kept)
+    return before, tokenizer.encode(given + text)[len(before) :]
+
+
+def likeliest(
+    model: Model, ids: list[int], first: int, n: int, forward: Forward = fast.forward
+) -> list[tuple[float, list[tuple[int, float]]]]:
+    """Return, for each of ids[first:], its log-probability after those before it, and the n likeliest ids with theirs.
+
+    ids    [T] int, at most n_ctx of them
+    first  1 or more: the first id has nothing before it
+    Raises CheckpointError where logits are not finite.
+
+    >>> import numgpt
+    >>> model = numgpt.load("storyteller")
+    >>> ids = model.tokenizer.encode("Once upon a time")
+    >>> log_p, [(best, log_p_best)] = likeliest(model, ids, first=4, n=1)[0]
+    >>> best == ids[4], log_p == log_p_best
+    (True, True)
+    """
+    cache = KVCache(model.config, dtype=model.params["wte"].dtype)
+    found = []
+    for row, i in zip(predict(ids, first, model, cache, forward), ids[first:], strict=True):
+        best = np.argsort(-row[: model.config.n_tokens], kind="stable")[:n].tolist()
+        found.append((log_prob(row, i), [(other, log_prob(row, other)) for other in best]))
+    return found
 
 
 def windows(T: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:

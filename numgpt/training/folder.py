@@ -23,7 +23,7 @@ from numgpt.checkpoint.settings import config_to_json
 from numgpt.checkpoint.tensors import tensor_of
 from numgpt.checkpoint.vocabulary import write_vocabulary
 from numgpt.config import Config
-from numgpt.errors import OptionError
+from numgpt.errors import CheckpointError, OptionError
 from numgpt.hub.loading import locate
 from numgpt.model import Model, tokenizer_of
 from numgpt.params import faults, leaves, map_leaves, param_shapes
@@ -69,18 +69,28 @@ def create(folder: Path, model: Model, record: dict[str, Any], start: str | None
 
     start  the checkpoint that the model is from, whose other files come along; None for a new model
     Returns the state before the first step.
-    Raises CheckpointError where the folder is taken or can't be written.
+    Raises CheckpointError where the folder is taken or can't be written, OptionError where another process has begun
+    the run meanwhile.
     """
     state = start_state(map_leaves(lambda path, p: np.ascontiguousarray(p), model.params))
-    with folder_written_whole(folder) as part:
-        if start is None:
-            values = {**config_to_json(model.config), "bos_token_id": model.config.eos_token_id}
-            (part / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-            write_vocabulary(tokenizer_of(model), part)
-        else:
-            convert(locate(start), part)
-        save(part, state, record)
+    try:
+        with folder_written_whole(folder) as part:
+            if start is None:
+                values = {**config_to_json(model.config), "bos_token_id": model.config.eos_token_id}
+                (part / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+                write_vocabulary(tokenizer_of(model), part)
+            else:
+                convert(locate(start), part)
+            save(part, state, record)
+    except CheckpointError:
+        if is_run(folder):  # which it was not when this process looked
+            raise busy(folder) from None
+        raise
     return state
+
+
+def busy(folder: Path) -> OptionError:
+    return OptionError(f"{folder}: another process is at this run: wait for it, or end it")
 
 
 @contextmanager
@@ -95,7 +105,7 @@ def alone(folder: Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         if not try_lock(handle):
-            raise OptionError(f"{folder}: another process is at this run: wait for it, or end it")
+            raise busy(folder)
         yield
     finally:
         os.close(handle)

@@ -5,7 +5,6 @@ their numbers: logits, log-probabilities, losses, attention. A checkpoint that g
 right and computed right.
 """
 
-import inspect
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ import numpy as np
 from numgpt import model
 from numgpt.config import Config
 from numgpt.decoding import loop as generation
-from numgpt.decoding.controls import Sampling
+from numgpt.decoding.rules import known_options
 from numgpt.errors import OptionError
 from numgpt.model import Params
 from numgpt.ops import softmax
@@ -76,7 +75,7 @@ def check_published(
     forward  what computes the logits; attention is always that of model.forward
     Yields a Result for each: text passes where all ids are equal, numbers where they are within their tolerance.
     """
-    known = {*inspect.signature(generation.generate).parameters, *Sampling._fields}
+    known = set(known_options())
     for golden in goldens:
         missing = sorted(set(golden.get("options", ())) - known)
         if missing:

@@ -19,6 +19,7 @@ from support.checkpoints import SIZES, TOKENS, hub_tensors, write_checkpoint, wr
 import numgpt
 from numgpt.apps import jobs
 from numgpt.apps.jobs import Job, Line, Output, Summary, run_job
+from numgpt.apps.lines import parse, read_lines
 from numgpt.cli import main as cli
 from numgpt.cli.progress import LineBar
 from numgpt.decoding import batch
@@ -146,7 +147,7 @@ def test_a_choice_does_not_hang_on_rounding(model, dice, options):
     )
     noise = np.random.default_rng(dice).uniform(-NEAR / 2, NEAR / 2, len(exact))
     choose = chooser(2, model.config, rules, stream=5)
-    r = Running(number=5, prompt_length=2, text=text, cache=None, choose=choose)
+    r = Running(number=5, prompt_length=2, text=text, cache=None, choose=choose, rules=rules)
     chosen = choose_surely((exact + noise).astype(np.float32), r, params, model.config)
     assert chosen == choose_one(exact, r, params, model.config)
 
@@ -380,7 +381,7 @@ BAD = [
 
 
 def test_bad_lines_are_told_with_their_numbers_and_stop_nothing(checkpoint, tmp_path, output, capsys, monkeypatch):
-    monkeypatch.setattr(jobs, "LONGEST", 1000)
+    monkeypatch.setattr("numgpt.apps.lines.LONGEST", 1000)
     bad = [line for line, _ in BAD if not (isinstance(line, bytes) and line.startswith(b"[["))]
     reasons = [reason for line, reason in BAD if line in bad]
     lines = [b"\xef\xbb\xbf", {"prompt": "hi", "more": 1}]
@@ -401,14 +402,14 @@ def test_bad_lines_are_told_with_their_numbers_and_stop_nothing(checkpoint, tmp_
 
 def test_a_line_of_brackets_is_bad_too():
     with pytest.raises(NumgptError, match="not JSON"):
-        jobs.parse(b"[" * 99999, "prompt")
+        parse(b"[" * 99999, "prompt")
 
 
 def test_a_line_that_is_too_long_is_never_in_memory_whole(monkeypatch):
-    monkeypatch.setattr(jobs, "LONGEST", 10)
+    monkeypatch.setattr("numgpt.apps.lines.LONGEST", 10)
     file = io.BytesIO(b"1234567890" * 5 + b"\n" + b"123456789\nlast")
     seen = []
-    assert list(jobs.read_lines(file, seen.append)) == [(1, b"1234567890"), (2, b"123456789\n"), (3, b"last")]
+    assert list(read_lines(file, seen.append)) == [(1, b"1234567890"), (2, b"123456789\n"), (3, b"last")]
     assert b"".join(seen) == file.getvalue()
 
 
@@ -485,8 +486,14 @@ def test_a_full_disk_tears_no_line_and_the_job_goes_on(checkpoint, source, outpu
         (["score", "hi", "--batch-size", "3"], "--batch-size is for jobs"),
         (["generate", "hi", "--input", "in", "--output", "out"], "give a text or --input, not both"),
         (["score", "hi", "--input", "in", "--output", "out"], "not allowed with"),
-        (["generate", "--input", "-", "--output", "out"], "are files, not -"),
-        (["generate", "--input", "in", "--output", "-"], "are files, not -"),
+        (
+            ["generate", "--input", "-", "--output", "out"],
+            "--input - goes with --output -: a job that is started again reads",
+        ),
+        (
+            ["generate", "--input", "in", "--output", "-", "--dask", "tcp://x"],
+            "--dask writes a file",
+        ),
         (["generate", "--input", "in", "--output", "out", "--num-return-sequences", "2"], "one text of each line"),
     ],
 )

@@ -93,9 +93,9 @@ def test_a_lock_is_held_against_another_process_until_the_file_is_closed(tmp_pat
     assert other() == "True"
 
 
-def test_a_text_is_read_as_it_stands(tmp_path):
+def test_a_text_is_read_without_its_mark_and_with_plain_line_ends(tmp_path):
     (tmp_path / "x").write_bytes("\ufeffé\r\n".encode())
-    assert read_text(tmp_path / "x") == "\ufeffé\r\n"
+    assert read_text(tmp_path / "x") == "é\n"
 
 
 def test_what_is_not_utf_8_is_told_with_its_place(tmp_path):

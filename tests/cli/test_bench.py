@@ -35,6 +35,7 @@ REPORT = {
         "prefill 1024": {"value": 1234.5, "unit": "tokens/s", "about": "a prompt", "limit": 2469.0, "share": 0.5},
         "tokenizer tokens": {"value": None, "unit": "tokens/s", "about": "none", "limit": None, "share": None},
     },
+    "cpu_quota": None,
     "notes": ["beware"],
 }
 
@@ -44,6 +45,7 @@ def test_the_table_is_aligned_and_has_units_limits_and_shares():
         "gpt2: 124,439,808 parameters in float32, 498 MB",
         "Abacus 9, CPUs: 2",
         "Python 3.12.1, NumPy 2.4.6, BLAS: scipy-openblas 0.3.31, kernel: Zen, threads: 2",
+        "2 threads; OPENBLAS_NUM_THREADS sets them",
         "",
         "                       measured             limit  share",
         "load                      0.311 s                         again",

@@ -153,12 +153,12 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(capsys, t
     [
         ("--temperature", "-1", "temperature is -1.0, expected a finite number, 0 (greedy) or more"),
         ("--temperature", "nan", "temperature is nan"),
-        ("--top-k", "-1", "top_k is -1, expected an integer of 1 or more"),
-        ("--top-p", "0", "top_p is 0.0, expected a number above 0 and up to 1"),
-        ("--min-p", "1.1", "min_p is 1.1, expected a number from 0 to 1"),
-        ("--repetition-penalty", "0", "repetition_penalty is 0.0, expected a number from 0.001 to 1000"),
+        ("--top-k", "-1", "--top-k is -1, expected an integer of 1 or more"),
+        ("--top-p", "0", "--top-p is 0.0, expected a number above 0 and up to 1"),
+        ("--min-p", "1.1", "--min-p is 1.1, expected a number from 0 to 1"),
+        ("--repetition-penalty", "0", "--repetition-penalty is 0.0, expected a number from 0.001 to 1000"),
         ("--seed", "-5", "seed is -5, expected an integer from 0 to 2^64 - 1"),
-        ("-n", "-1", "max_new_tokens is -1, expected an integer of 0 or more"),
+        ("-n", "-1", "--max-new-tokens is -1, expected an integer of 0 or more"),
     ],
 )
 def test_an_option_out_of_range_is_named_with_its_range(capsys, flag, value, message):
@@ -196,9 +196,9 @@ def test_tokenize_shows_the_bytes_of_half_a_character(capsys):
     assert json.loads(call(capsys, "tokenize", "\U0001f642", "--json")[1])["pieces"][0] == r"\xf0"
 
 
-def test_tokenize_keeps_every_byte_of_standard_input():
-    result = run("tokenize", "-", "--json", stdin=b"a\r\nb\n")
-    assert "".join(json.loads(result.stdout)["pieces"]) == "a\r\nb\n"
+def test_tokenize_keeps_all_of_standard_input_but_the_ends_of_lines_are_plain():
+    result = run("tokenize", "-", "--json", stdin=b" a\r\n\tb\r \n\n")
+    assert "".join(json.loads(result.stdout)["pieces"]) == " a\n\tb\r \n\n"
 
 
 def test_inspect_shows_config_tensors_and_memory(capsys):
@@ -474,17 +474,20 @@ def test_past_the_context_limit_a_text_can_slide_and_its_cost_is_said(capsys, tm
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--stop", ""), "stop_strings is [''], expected a list of strings, none of them empty"),
+        (("--stop", ""), "--stop is [''], expected a list of strings, none of them empty"),
         (("--logit-bias", "king"), "--logit-bias is 'king', expected TEXT=NUMBER, as in ' king=2.5'"),
-        (("--logit-bias", "=1"), "a key of logit_bias is (), expected one or more ids"),
-        (("--bad-words", ""), "bad_words[0] is [], expected one or more ids"),
-        (("--num-return-sequences", "0"), "num_return_sequences is 0, expected an integer of 1 or more"),
+        (("--logit-bias", "=1"), "a key of --logit-bias is (), expected one or more ids"),
+        (("--bad-words", ""), "--bad-words[0] is [], expected one or more ids"),
+        (("--num-return-sequences", "0"), "--num-return-sequences is 0, expected an integer of 1 or more"),
         (("--num-beams", "2", "--temperature", "0.7"), "temperature is 0.7, but beam search draws no token"),
-        (("--num-beams", "2", "--top-k", "40"), "top_k is 40, but beam search draws no token"),
-        (("--num-beams", "2", "--early-stopping", "maybe"), "early_stopping is 'maybe', expected False, True or"),
-        (("--num-beams", "2", "--num-return-sequences", "3"), "num_return_sequences is 3, expected at most num_beams"),
-        (("--length-penalty", "2"), "length_penalty is for beam search: give num_beams, 2 or more, too"),
-        (("--min-new-tokens", "-1"), "min_new_tokens is -1, expected an integer of 0 or more"),
+        (("--num-beams", "2", "--top-k", "40"), "--top-k is 40, but beam search draws no token"),
+        (("--num-beams", "2", "--early-stopping", "maybe"), "--early-stopping is 'maybe', expected False, True or"),
+        (
+            ("--num-beams", "2", "--num-return-sequences", "3"),
+            "--num-return-sequences is 3, expected at most --num-beams",
+        ),
+        (("--length-penalty", "2"), "--length-penalty is for beam search: give --num-beams, 2 or more, too"),
+        (("--min-new-tokens", "-1"), "--min-new-tokens is -1, expected an integer of 0 or more"),
     ],
 )
 def test_a_wrong_end_or_control_is_named(capsys, arguments, message):

@@ -12,6 +12,7 @@ from numgpt.config import Config
 from numgpt.decoding import batch
 from numgpt.decoding.batch import complete_batch, generate_batch
 from numgpt.decoding.loop import generate
+from numgpt.decoding.rules import Completion
 from numgpt.errors import CheckpointError, ContextError, OptionError, TokenError
 from numgpt.params import map_leaves, random_params
 
@@ -38,7 +39,7 @@ def alone(prompts, **options):
             try:
                 ids.append(next(steps))
             except StopIteration as end:
-                done.append((stream, ids, end.value))
+                done.append(Completion(stream, ids, end.value))
                 break
     return done
 
@@ -51,15 +52,13 @@ def test_each_text_is_that_of_generate(prompts, n, size, temperature, room):
         patch.setattr(batch, "PREFILL", room)
         done = list(complete_batch(prompts, PARAMS, CONFIG, batch_size=size, **options))
         assert sorted(done) == alone(prompts, **options)
-        assert generate_batch(prompts, PARAMS, CONFIG, batch_size=size, **options) == [
-            ids for _, ids, _ in sorted(done)
-        ]
+        assert generate_batch(prompts, PARAMS, CONFIG, batch_size=size, **options) == [c.ids for c in sorted(done)]
 
 
 def test_the_controls_reach_each_text():
     prompts = [[1, 2], [3], [4, 5, 6]]
     options = {"max_new_tokens": 10, "seed": 1, "top_k": 3, "repetition_penalty": 1.5}
-    assert generate_batch(prompts, PARAMS, CONFIG, **options) == [ids for _, ids, _ in alone(prompts, **options)]
+    assert generate_batch(prompts, PARAMS, CONFIG, **options) == [c.ids for c in alone(prompts, **options)]
 
 
 def test_no_more_run_at_once_than_asked_for_and_caches_are_used_again():

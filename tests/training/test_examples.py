@@ -112,7 +112,7 @@ def test_the_question_has_the_ids_that_it_has_when_it_is_asked(tmp_path):
         (
             b"x " * 900,
             ["--from", "storyteller", "--block-size", "513"],
-            "block_size is 513, expected at most 512, the context of storyteller",
+            "--block-size is 513, expected at most 512, the context of storyteller",
         ),
         (b"x", ["--from", "storyteller", "--tokenizer", "gpt2"], "tokenizer is 'gpt2', expected nothing: storyteller"),
     ],

@@ -69,7 +69,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spoils_no_checkpoint(text, t
     code, _, err = call(capsys, *arguments, "--learning-rate", "1e30", "-q")
     assert code == 1
     assert err.startswith("numgpt: error: step 1: the loss is 5.5")
-    assert f"it diverged; {tmp_path / 'out'} keeps step 0: begin anew with a smaller learning_rate, here 1e+30" in err
+    assert f"it diverged; {tmp_path / 'out'} keeps step 0: begin anew with a smaller --learning-rate, here 1e+30" in err
     assert all(np.isfinite(x).all() for _, x in leaves(numgpt.load(tmp_path / "out").params))
 
 
