@@ -101,7 +101,8 @@ def say(message: str) -> None:
 
 def discard_output() -> None:
     """Send what is left of standard output nowhere, or Python would fail once more when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(AttributeError, OSError):  # it is closed, or no file of the system
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(error: object) -> int:
