@@ -12,7 +12,6 @@ beside it, out.jsonl.job.json.
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -26,7 +25,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from numgpt.checkpoint.disk import try_lock
-from numgpt.checks import check_count
+from numgpt.checks import check_count, finite
 from numgpt.decoding.batch import choose_surely, run
 from numgpt.decoding.beam import search
 from numgpt.decoding.rules import check_prompt, check_rules
@@ -199,11 +198,6 @@ def score_lines(model: Model, lines: Iterable[Line], allow_special: bool, option
         result = {"line": number, "id": identity, "text": text, "tokens": found.tokens}
         result |= {name: finite(x) for name, x in figures.items()}
         yield number, {**result, "ids": found.ids, "log_probs": [finite(x) for x in found.log_probs.tolist()]}
-
-
-def finite(x: float | None) -> float | None:
-    """Return a number that JSON has, or None."""
-    return x if x is not None and math.isfinite(x) else None
 
 
 def fingerprint(model: Model) -> str:

@@ -6,7 +6,6 @@ All notes go to standard error, so that standard output has nothing but what was
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import signal
 import sys
@@ -163,8 +162,3 @@ def parse_ids(text: str) -> list[int]:
 def encode(args: argparse.Namespace, model: Model, text: str) -> list[int]:
     """Return the ids of a text, for a command that has --allow-special."""
     return require(model.tokenizer, args.model).encode(text, allow_special=args.allow_special)
-
-
-def finite(x: Any) -> Any:
-    """Return a value of JSON, which has no infinities: None stands for them."""
-    return None if isinstance(x, float) and not math.isfinite(x) else x
