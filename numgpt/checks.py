@@ -167,3 +167,12 @@ def each_id(ids: Iterable[Any], n: int) -> Iterator[int]:
                 "use the tokenizer that belongs to the model"
             )
         yield i
+
+
+def finite(x: Any) -> Any:
+    """Return a value for JSON, which knows neither NaN nor infinities: None stands for them.
+
+    >>> finite(1.5), finite(math.inf), finite(None), finite("a")
+    (1.5, None, None, 'a')
+    """
+    return None if isinstance(x, float) and not math.isfinite(x) else x

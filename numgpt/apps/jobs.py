@@ -12,7 +12,6 @@ beside it, out.jsonl.job.json.
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -28,7 +27,7 @@ import numpy as np
 
 from numgpt.apps.lines import Line, Report, read_input, survey
 from numgpt.checkpoint.disk import try_lock
-from numgpt.checks import check_count
+from numgpt.checks import check_count, finite
 from numgpt.decoding.batch import choose_surely, run
 from numgpt.decoding.beam import search
 from numgpt.decoding.rules import Rules, check_prompt, check_rules
@@ -242,11 +241,6 @@ def score_lines(model: Model, lines: Iterable[Line], allow_special: bool, option
         result |= {"context": own["given"]} if "given" in own else {}
         result |= {name: finite(x) for name, x in figures.items()}
         yield line.number, {**result, "ids": found.ids, "log_probs": [finite(x) for x in found.log_probs.tolist()]}
-
-
-def finite(x: float | None) -> float | None:
-    """Return a number that JSON has, or None."""
-    return x if x is not None and math.isfinite(x) else None
 
 
 def fingerprint(model: Model) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from numgpt.checkpoint.disk import read_text
 from numgpt.cli.jobs import add_job_options, check_job, job
-from numgpt.cli.terminal import Command, finite, load_model, needed_text, note, require
+from numgpt.cli.terminal import Command, load_model, needed_text, note, require
 from numgpt.errors import OptionError
 
 EXAMPLES = """examples:
@@ -26,6 +26,7 @@ EXAMPLES = """examples:
 
 def score(args: argparse.Namespace) -> None:
     """numgpt score: show how well the model predicts a text, or the last word of each of many."""
+    from numgpt.checks import finite
     from numgpt.measure import scoring
 
     check_job(args, given=False)  # which the parser has seen

@@ -6,7 +6,6 @@ All notes go to standard error, so that standard output has nothing but what was
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import signal
 import stat
@@ -145,7 +144,8 @@ def say(message: str) -> None:
 
 def discard_output() -> None:
     """Send what is left of standard output nowhere, or Python would fail once more when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(AttributeError, OSError):  # it is closed, or no file of the system
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(error: object) -> int:
@@ -235,8 +235,3 @@ def shown_piece(piece: bytes) -> str:
 def encode(args: argparse.Namespace, model: Model, text: str) -> list[int]:
     """Return the ids of a text, for a command that has --allow-special."""
     return require(model.tokenizer, args.model).encode(text, allow_special=args.allow_special)
-
-
-def finite(x: Any) -> Any:
-    """Return a value of JSON, which has no infinities: None stands for them."""
-    return None if isinstance(x, float) and not math.isfinite(x) else x

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from numgpt.cli.terminal import Command, encode, finite, load_model, needed_text, parse_ids
+from numgpt.cli.terminal import Command, encode, load_model, needed_text, parse_ids
 from numgpt.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def verify(args: argparse.Namespace) -> None:
 
 def verify_dump(args: argparse.Namespace) -> None:
     """numgpt verify DUMP: show where another implementation first parts from this one, and why."""
+    from numgpt.checks import finite
     from numgpt.verify.dump import read_dump
     from numgpt.verify.report import compare
 

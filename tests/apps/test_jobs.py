@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.checkpoints import SIZES, TOKENS, hub_tensors, write_checkpoint, write_tokenizer
+from support.cli import call, fails
 
 import numgpt
 from numgpt.apps import jobs
 from numgpt.apps.jobs import Job, Line, Output, Summary, run_job
 from numgpt.apps.lines import parse, read_lines
 from numgpt.cli import main as cli
-from numgpt.cli.progress import LineBar
 from numgpt.decoding import batch
 from numgpt.decoding.batch import NEAR, Running, choose_one, choose_surely
 from numgpt.decoding.beam import beam_search
@@ -390,9 +390,8 @@ def test_bad_lines_are_told_with_their_numbers_and_stop_nothing(checkpoint, tmp_
     source = write_lines(tmp_path / "in.jsonl", *lines, b'{"prompt": "no end of line"}')
     run = ["generate", "-m", checkpoint, "--input", str(source), "--output", str(output), "-n", "3"]
     for attempt in range(2):
-        assert cli.main([*run, "-q"] if attempt else run) == 1
-        out, err = capsys.readouterr()
-        assert out == ""
+        code, out, err = call(capsys, *run, *["-q"] * attempt)
+        assert (code, out) == (1, "")
         for i, reason in enumerate(reasons):
             [line] = [line for line in err.splitlines() if f"in.jsonl: line {2 + 3 * i}: " in line]
             assert reason in line
@@ -445,8 +444,8 @@ def test_settings_are_checked_before_anything_is_written(model, source, output, 
 )
 def test_an_output_that_is_no_file_is_an_error(checkpoint, source, tmp_path, capsys, name, match):
     output = str(tmp_path / name)
-    assert cli.main(["generate", "-m", checkpoint, "--input", str(source), "--output", output, "-n", "3"]) == 1
-    assert match in capsys.readouterr().err
+    run = ["generate", "-m", checkpoint, "--input", source, "--output", output, "-n", "3"]
+    assert match in fails(capsys, *run)
 
 
 def test_an_input_that_is_no_file_is_an_error(model, output, tmp_path):
@@ -506,8 +505,8 @@ def test_wrong_usage_exits_2(capsys, arguments, match):
 def test_the_command_line_gives_its_options_to_the_job(checkpoint, source, output, capsys):
     flags = ["-n", "5", "--top-p", "0.9", "--stop", "q", "--bad-words", "hi", "--logit-bias", "a=2", "--top-k", "0"]
     run = ["generate", "-m", checkpoint, "--input", str(source), "--output", str(output), "--json", *flags]
-    assert cli.main(run) == 0
-    out, err = capsys.readouterr()
+    code, out, err = call(capsys, *run)
+    assert code == 0
     summary = {"lines": 7, "before": 0, "made": 7, "bad": 0}
     assert summary.items() <= json.loads(out).items()
     assert "numgpt: 7 of 7 lines in " in err
@@ -517,18 +516,18 @@ def test_the_command_line_gives_its_options_to_the_job(checkpoint, source, outpu
     assert {name: record[name] for name in options} == options
     whole = output.read_bytes()
     output.unlink()
-    assert cli.main([*run, "--seed", "0", "--batch-size", "2", "-q"]) == 0
+    code, _, err = call(capsys, *run, "--seed", "0", "--batch-size", "2", "-q")
+    assert (code, err) == (0, "")
     assert output.read_bytes() == whole
-    assert capsys.readouterr().err == ""
-    assert cli.main([*run, "--seed", "1"]) == 1
-    assert "seed was 0 and is 1" in capsys.readouterr().err
+    assert "seed was 0 and is 1" in fails(capsys, *run, "--seed", "1")
 
 
 def test_score_takes_a_job_too(checkpoint, tmp_path, output, capsys):
     source = write_lines(tmp_path / "in.jsonl", {"text": "hi"}, {"text": ""})
     run = ["score", "-m", checkpoint, "--input", str(source), "--output", str(output), "--bos"]
-    assert cli.main(run) == 1
-    assert "in.jsonl: line 2: too short to score" in capsys.readouterr().err
+    code, _, err = call(capsys, *run)
+    assert code == 1
+    assert "in.jsonl: line 2: too short to score" in err
     [result] = read_results(output)
     assert (result["line"], result["text"], result["tokens"]) == (1, "hi", 1)
 
@@ -536,8 +535,7 @@ def test_score_takes_a_job_too(checkpoint, tmp_path, output, capsys):
 def test_without_dask_the_error_says_how_to_install_it(checkpoint, source, output, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     run = ["generate", "-m", checkpoint, "--input", str(source), "--output", str(output), "--dask", "tcp://here:1"]
-    assert cli.main(run) == 1
-    assert '--dask needs Dask: pip install "numgpt[dask]"' in capsys.readouterr().err
+    assert '--dask needs Dask: pip install "numgpt[dask]"' in fails(capsys, *run)
 
 
 def test_progress_begins_where_the_job_does_and_ends_at_its_end(model, source, output):
@@ -548,26 +546,6 @@ def test_progress_begins_where_the_job_does_and_ends_at_its_end(model, source, o
     assert [done for done, _, _ in seen] == [3, 4, 5, 6, 7]
     assert {lines for _, lines, _ in seen} == {7}
     assert seen[-1][2] == sum(len(result["ids"]) for result in read_results(output)[3:])
-
-
-def test_the_bar_shows_lines_and_tokens_and_lets_messages_by(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    now = [100.0]
-    monkeypatch.setattr("numgpt.cli.progress.time.monotonic", lambda: now[0])
-    monkeypatch.setenv("COLUMNS", "100")
-    bar = LineBar(Terminal())
-    bar("out.jsonl", 500, 1500)
-    now[0] += 10
-    bar.tokens = 4000
-    bar("out.jsonl", 750, 1500)
-    bar.say("line 3 is bad")
-    lines = bar.stream.getvalue().split("\r")
-    figures = "25.0 lines/s, 400 tokens/s, 0:30 left"
-    assert lines[1].rstrip() == f"out.jsonl: [##########..........] 50% of 1,500 lines, {figures}"
-    assert lines[2] == "line 3 is bad".ljust(99) + "\n"
 
 
 def test_lines_of_a_job_travel_to_workers_and_back():

@@ -1,21 +1,18 @@
-"""Summaries: the paper's prompt and numbers, articles in parts, and the command."""
+"""Summaries: the paper's prompt and numbers, and articles in parts."""
 
 import itertools
-import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.articles import ARTICLE, LONG
 
 import numgpt
 from numgpt.apps.sentences import split_sentences
 from numgpt.apps.summarize import halves, pack, split_article, summarize, summary_prompt
-from numgpt.cli import main as cli
 from numgpt.errors import ContextError, OptionError, TokenError
 
 MODEL = numgpt.load("storyteller")  # a context of 512 tokens
-ARTICLE = "A fox met a hen by the river. The hen was old and wise. The fox ran away and never came back."
-LONG = "\n\n".join(f"Tale {n}. {ARTICLE} {ARTICLE}" for n in range(30)) + "\n"
 
 
 def test_the_prompt_is_the_article_and_tldr():
@@ -93,48 +90,3 @@ def test_a_model_without_a_tokenizer_and_a_wrong_seed_are_refused():
         summarize(MODEL._replace(tokenizer=None), ARTICLE)
     with pytest.raises(OptionError, match="seed is -1"):
         list(summarize(MODEL, ARTICLE, seed=-1))
-
-
-# --- the command
-
-
-def call(capsys, *arguments):
-    code = cli.main(["summarize", *map(str, arguments)])
-    return (code, *capsys.readouterr())
-
-
-def test_the_command_prints_the_summary(capsys, tmp_path):
-    path = tmp_path / "article.txt"
-    path.write_bytes(b"\xef\xbb\xbf" + ARTICLE.replace(". ", ".\r\n").encode())
-    [found] = summarize(MODEL, ARTICLE.replace(". ", ".\n"), seed=1)
-    assert call(capsys, path, "--seed", 1) == (0, found.summary + "\n", "")
-    result = json.loads(call(capsys, path, "--seed", 1, "--json")[1])
-    assert result["parts"] == [found._asdict()]
-    assert (result["summary"], result["seed"], result["model"]) == (found.summary, 1, "storyteller")
-
-
-def test_the_command_tells_the_seed_that_it_drew(capsys, tmp_path):
-    path = tmp_path / "article.txt"
-    path.write_text(ARTICLE, encoding="utf-8")
-    _, out, err = call(capsys, path)
-    assert call(capsys, path, "--seed", err.split("seed ")[1].strip())[1] == out
-
-
-@pytest.mark.thorough
-def test_the_command_says_that_a_long_text_comes_in_parts(capsys, tmp_path):
-    path = tmp_path / "article.txt"
-    text = "\n\n".join(split_article(MODEL, LONG)[:2])
-    path.write_text(text, encoding="utf-8")
-    code, out, err = call(capsys, path, "--seed", 1)
-    assert code == 0
-    assert out == "\n\n".join(part.summary for part in summarize(MODEL, text, seed=1)) + "\n"
-    assert err == "numgpt: too long for the context of 512 tokens: 2 parts, each with its summary\n"
-
-
-@pytest.mark.parametrize(("content", "message"), [(b"", "the article is empty"), (b"a\xff", "0xff at 1 is not UTF-8")])
-def test_the_command_refuses_what_is_no_text(capsys, tmp_path, content, message):
-    path = tmp_path / "article.txt"
-    path.write_bytes(content)
-    code, out, err = call(capsys, path)
-    assert (code, out) == (1, "")
-    assert message in err

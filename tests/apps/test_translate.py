@@ -1,15 +1,9 @@
-"""Translation: the paper's prompt, greedy decoding, example pairs of one's own, and the command."""
-
-import io
-import json
-import subprocess
-import sys
+"""Translation: the paper's prompt, greedy decoding, and example pairs of one's own."""
 
 import pytest
 
 import numgpt
 from numgpt.apps.translate import ENGLISH_FRENCH, fitting_prompt, known_pairs, read_pairs, translate, translation_prompt
-from numgpt.cli import main as cli
 from numgpt.errors import ContextError, OptionError, TokenError
 
 MODEL = numgpt.load("storyteller")  # a context of 512 tokens
@@ -101,58 +95,3 @@ def test_a_line_that_is_no_pair_is_named(line):
 def test_no_pairs_at_all_are_an_error():
     with pytest.raises(OptionError, match=r"^p: no pairs, expected a line 'sentence = translation' for each$"):
         read_pairs("\n", "p")
-
-
-# --- the command
-
-
-def call(capsys, *arguments):
-    code = cli.main(["translate", *map(str, arguments)])
-    return (code, *capsys.readouterr())
-
-
-def test_the_command_keeps_the_lines_of_a_file(capsys, tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("The fox. The hen.\n\nThe dog.\n", encoding="utf-8")
-    fox, hen, dog = (part.translation for part in translate(MODEL, path.read_text(encoding="utf-8")))
-    assert call(capsys, path, "--from", "en", "--to", "fr") == (0, f"{fox} {hen}\n\n{dog}\n", "")
-    result = json.loads(call(capsys, path, "--json")[1])
-    assert result["translation"] == f"{fox} {hen}\n\n{dog}"
-    assert (result["from"], result["to"]) == ("en", "fr")
-    assert [row["prompt"] for row in result["sentences"]] == [
-        translation_prompt(sentence, ENGLISH_FRENCH) for sentence in ("The fox.", "The hen.", "The dog.")
-    ]
-
-
-def test_the_command_reads_pairs_from_a_file_and_text_from_standard_input(capsys, monkeypatch, tmp_path):
-    path = tmp_path / "pairs.txt"
-    path.write_text("\ufeffThe fox. = Der Fuchs.\nThe hen. = Die Henne.\n", encoding="utf-8")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"The dog.\n")))
-    code, out, _ = call(capsys, "--to", "de", "--pairs", path, "--json")
-    assert code == 0
-    [row] = json.loads(out)["sentences"]
-    assert row["prompt"] == "The fox. = Der Fuchs.\nThe hen. = Die Henne.\nThe dog. ="
-    assert row["pairs"] == 2
-
-
-def test_the_command_says_when_pairs_are_left_out(capsys, tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("king " * 50, encoding="utf-8")
-    code, _, err = call(capsys, path)
-    assert code == 0
-    assert "of 10 example pairs fit beside 'king king" in err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--to", "de"], "no example pairs from 'en' to 'de'"),
-        (["no such file"], "no such file: No such file or directory"),
-        (["--pairs", "no such file"], "no such file: No such file or directory"),
-    ],
-)
-def test_the_command_says_what_is_wrong(arguments, message):
-    command = [sys.executable, "-m", "numgpt", "translate", *arguments]
-    result = subprocess.run(command, input=b"", capture_output=True, timeout=60, check=False)
-    assert (result.returncode, result.stdout) == (1, b"")
-    assert message in result.stderr.decode()

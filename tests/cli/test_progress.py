@@ -1,11 +1,11 @@
-"""The progress of a download: a bar on a terminal, plain lines elsewhere."""
+"""The progress of a download or of a job: a bar on a terminal, plain lines elsewhere."""
 
 import io
 
 import pytest
 
 from numgpt.cli import progress
-from numgpt.cli.progress import Bar
+from numgpt.cli.progress import Bar, LineBar
 
 
 class Terminal(io.StringIO):
@@ -94,3 +94,17 @@ def test_standard_error_is_where_it_is_shown(capsys):
     bar("x", 0, 10)
     bar("x", 10, 10)
     assert capsys.readouterr() == ("", "x: 10 B\n")
+
+
+def test_the_bar_of_a_job_shows_lines_and_tokens_and_lets_messages_by(clock, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    bar = LineBar(Terminal())
+    bar("out.jsonl", 500, 1500)
+    clock[0] += 10
+    bar.tokens = 4000
+    bar("out.jsonl", 750, 1500)
+    bar.say("line 3 is bad")
+    lines = bar.stream.getvalue().split("\r")
+    figures = "25.0 lines/s, 400 tokens/s, 0:30 left"
+    assert lines[1].rstrip() == f"out.jsonl: [##########..........] 50% of 1,500 lines, {figures}"
+    assert lines[2] == "line 3 is bad".ljust(99) + "\n"

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 from support.checkpoints import CONFIG, TOKENS, hub_tensors, write_checkpoint, write_tokenizer
+from support.cli import call, fails
 
-from numgpt.cli import main as cli
 from numgpt.cli.figures import notes, table
 from numgpt.measure import bench
 
@@ -84,8 +84,8 @@ def tiny(monkeypatch):
 
 
 def test_the_command_prints_the_table(capsys, folder, tiny):
-    assert cli.main(["bench", "-m", str(folder)]) == 0
-    out, err = capsys.readouterr()
+    code, out, err = call(capsys, "bench", "-m", folder)
+    assert code == 0
     assert out.startswith(f"{folder}: 2,258 parameters in float32, ")
     assert [name for name in FIGURES if f"\n{name:<20}" in out] == FIGURES
     assert err.startswith("numgpt: measuring")
@@ -93,10 +93,9 @@ def test_the_command_prints_the_table(capsys, folder, tiny):
 
 
 def test_the_command_speaks_json(capsys, folder, tiny):
-    assert cli.main(["bench", "-m", str(folder), "--json", "-q"]) == 0
-    out, err = capsys.readouterr()
+    code, out, err = call(capsys, "bench", "-m", folder, "--json", "-q")
     report = json.loads(out)
-    assert err == ""
+    assert (code, err) == (0, "")
     assert set(report) == set(REPORT)
     assert report["model"] == str(folder)
     assert set(report["machine"]) == set(REPORT["machine"])
@@ -105,12 +104,9 @@ def test_the_command_speaks_json(capsys, folder, tiny):
 
 
 def test_a_model_that_is_not_there_fails_as_elsewhere(capsys):
-    assert cli.main(["bench", "-m", "./nowhere"]) == 1
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("numgpt: error: no checkpoint './nowhere'")
+    assert fails(capsys, "bench", "-m", "./nowhere").startswith("numgpt: error: no checkpoint './nowhere'")
 
 
 def test_other_commands_do_not_pay_for_it():
-    code = "import sys, numgpt.cli; sys.exit('numgpt.measure.bench' in sys.modules)"
+    code = "import sys, numgpt.cli.main as cli; cli.main(['models']); sys.exit('numgpt.measure.bench' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

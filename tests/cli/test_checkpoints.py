@@ -1,0 +1,72 @@
+"""`numgpt inspect` and `numgpt models`, and where checkpoints are looked for."""
+
+import json
+
+import numpy as np
+import pytest
+from support.cli import call, fails, tiny
+
+from numgpt.hub import folders
+
+STORY = ["generate", "Once upon a time", "--seed", "1", "-n", "20"]
+
+
+def test_inspect_shows_config_tensors_and_memory(capsys):
+    out = call(capsys, "inspect")[1]
+    assert "5,918,720 parameters: 23.7 MB in memory as float32" in out
+    assert "6.29 MB more for the keys and values of a full context" in out
+    assert "0 values that are not finite" in out
+    assert any(line.split() == ["transformer.wte.weight", "F16", "4096", "x", "256"] for line in out.splitlines())
+    assert any(line.split() == ["n_ctx", "512"] for line in out.splitlines())
+    facts = json.loads(call(capsys, "inspect", "--json")[1])
+    assert facts["cache_bytes"] == 2 * 6 * 512 * 256 * 4
+    assert facts["parameters"] == sum(np.prod(row["shape"], dtype=int) for row in facts["tensors"])
+
+
+def test_inspect_shows_the_tensors_of_a_checkpoint_that_does_not_fit_and_then_says_so(capsys, tmp_path):
+    code, out, err = call(capsys, "inspect", "-m", tiny(tmp_path, n_positions=8))
+    assert code == 1
+    assert "wpe.weight" in out
+    assert "wpe: shape (7, 6), expected (8, 6)" in err
+
+
+def test_models_lists_known_names_and_what_lies_in_the_folder(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMGPT_WEIGHTS", str(tmp_path))
+    tiny(tmp_path / "someone" / "tuned")
+    out = call(capsys, "models")[1]
+    rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
+    assert "548 MB" in rows["gpt2"]
+    assert "not here" in rows["gpt2"]
+    assert str(folders.bundled()) in rows["storyteller"]
+    assert str(tmp_path / "someone" / "tuned") in rows["someone/tuned"]
+    listed = json.loads(call(capsys, "models", "--json")[1])
+    assert {row["name"]: row["path"] for row in listed["models"]}["gpt2"] is None
+
+
+def test_an_unknown_model_says_where_it_was_looked_for(capsys):
+    err = fails(capsys, "generate", "x", "-m", "nope")
+    assert "no checkpoint 'nope'" in err
+    assert str(folders.weights_folder()) in err
+
+
+@pytest.mark.parametrize("make", [lambda path: path.touch(), lambda path: path.mkdir()])
+def test_what_lies_in_the_working_folder_does_not_hide_known_names(capsys, tmp_path, monkeypatch, make):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "gpt2")
+    (tmp_path / "storyteller").mkdir()
+    rows = {row["name"]: row for row in json.loads(call(capsys, "models", "--json")[1])["models"]}
+    assert rows["gpt2"]["path"] is None
+    assert rows["storyteller"]["path"] == str(folders.bundled())
+    assert call(capsys, *STORY)[0] == 0
+
+
+def test_without_a_home_folder_the_bundled_model_runs_and_the_rest_says_what_to_set(capsys, monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(folders, "CHECKOUT", None)
+    monkeypatch.setattr(folders, "bundled", lambda: folders.HERE.parent / "weights" / "storyteller")
+    monkeypatch.setattr("pathlib.Path.home", home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert call(capsys, *STORY)[0] == 0
+    assert "you have no home folder here: set NUMGPT_WEIGHTS" in fails(capsys, "models")

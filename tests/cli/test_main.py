@@ -1,0 +1,151 @@
+"""The command line as a whole: help, usage, streams and signals."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+from support.cli import call, fails, run, tiny
+
+import numgpt
+from numgpt.cli import main as cli
+
+
+def test_every_example_of_the_help_runs(capsys):
+    texts = [cli.EXAMPLES]
+    for commands in cli.GROUPS.values():
+        texts += [
+            import_module(f"numgpt.cli.{module}").COMMANDS[name].examples for name, (module, _) in commands.items()
+        ]
+    for text in texts:
+        for line in text.splitlines()[1:]:
+            command = shlex.split(line.split("    ")[0])
+            if command[1:2] in (["tokenize"], ["inspect"], ["models"]) and "path/to" not in line:
+                assert call(capsys, *command[1:])[0] == 0
+
+
+@pytest.mark.parametrize("command", [[], ["generate"], ["tokenize"], ["inspect"], ["models"]])
+def test_help_shows_examples(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command, "--help"])
+    assert stop.value.code == 0
+    assert "examples:\n  numgpt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", [[], ["sing"], ["generate", "--speed"], ["generate", "-n", "many"], ["tokenize"]])
+def test_wrong_usage_exits_2(capsys, wrong):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(wrong)
+    assert stop.value.code == 2
+    assert "usage: numgpt" in capsys.readouterr().err
+
+
+def test_standard_input_that_is_not_utf_8_is_refused_with_the_place():
+    result = run("tokenize", "-", stdin=b"ab\xffc")
+    assert result.returncode == 1
+    assert result.stderr == b"numgpt: error: standard input: byte 0xff at 2 is not UTF-8: convert it\n"
+
+
+def test_arguments_that_the_locale_can_not_decode_are_read_as_utf_8():
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = run("tokenize", "w\u00f6rld \U0001f642", "--json", env=ascii_only)
+    assert "".join(json.loads(result.stdout)["pieces"]) == r"w\xc3\xb6rld \xf0\x9f\x99\x82"
+    assert json.loads(result.stdout) == json.loads(run("tokenize", "w\u00f6rld \U0001f642", "--json").stdout)
+
+
+def test_bytes_that_are_no_utf_8_at_all_are_escaped():
+    result = run("tokenize", b"a\xffb", "--json")
+    assert "".join(json.loads(result.stdout)["pieces"]) == r"a\xffb"
+
+
+def test_characters_that_standard_output_can_not_show_are_escaped():
+    result = run("generate", "\u00e9t\u00e9", "-n", "0", env={"PYTHONIOENCODING": "ascii"})
+    assert result.returncode == 0
+    assert result.stdout == b"\\xe9t\\xe9\n"
+
+
+def test_a_closed_pipe_ends_the_command_quietly():
+    command = f"{shlex.quote(sys.executable)} -m numgpt generate Once --seed 1 -n 400 -q | head -c 20"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    assert len(result.stdout) == 20
+    assert result.stderr == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_told_in_one_line():
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "numgpt", "tokenize", "Hello"], stdout=full, stderr=subprocess.PIPE, timeout=60
+        )
+    assert result.returncode == 1
+    assert result.stderr == b"numgpt: error: standard output: No space left on device\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send to one process")
+def test_ctrl_c_in_the_middle_exits_130_without_a_traceback():
+    command = [sys.executable, "-m", "numgpt", "generate", "Once", "-n", "400", "--seed", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.read(10)  # it has begun
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+
+
+def shell(command):
+    """Run a line of shell in which NUMGPT stands for the command."""
+    line = command.replace("NUMGPT", f"{shlex.quote(sys.executable)} -m numgpt")
+    return subprocess.run(["bash", "-c", line], capture_output=True, timeout=60)
+
+
+def test_with_standard_error_closed_the_output_stays_pure():
+    result = shell("NUMGPT generate Once --seed 1 -n 2 --json 2>&-")
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["finish_reason"] == "length"
+    assert shell("NUMGPT generate Once -n -1 2>&-").stdout == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
+def test_a_note_that_can_not_be_written_does_not_cost_the_text():
+    result = shell("NUMGPT generate Once -n 2 2>/dev/full")
+    assert result.returncode == 0
+    assert result.stdout.startswith(b"Once")
+
+
+def test_with_standard_input_closed_one_line_says_so():
+    result = shell("NUMGPT tokenize - <&-")
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"numgpt: error: standard input is closed: give the text itself")
+
+
+def test_with_standard_output_closed_one_line_says_what_is_wrong_elsewhere():
+    result = shell("NUMGPT score --file missing.txt >&-")
+    assert result.returncode == 1
+    assert result.stderr == b"numgpt: error: missing.txt: No such file or directory\n"
+
+
+def test_running_out_of_memory_is_told_in_one_line(capsys, monkeypatch):
+    def load(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr("numgpt.hub.loading.load", load)
+    assert "out of memory: the checkpoint does not fit" in fails(capsys, "generate", "x")
+
+
+def test_a_path_that_is_no_utf_8_is_found(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/d\xff"
+    os.mkdir(folder)
+    tiny(tmp_path / "d")
+    for file in (tmp_path / "d").iterdir():
+        os.rename(file, folder + b"/" + os.fsencode(file.name))
+    assert run("tokenize", "hi", "-m", folder).returncode == 0
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"numgpt {numgpt.__version__}\n"
