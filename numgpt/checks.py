@@ -6,9 +6,8 @@ expected. They stand where a call comes in (`model.forward`, `numgpt.generate`),
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from operator import index
 from typing import Any
 
 import numpy as np
@@ -130,43 +129,6 @@ def check_finite(logits: np.ndarray, position: int) -> None:
             f"the logits of position {position} are not finite (largest: {largest}): the weights are damaged or "
             f"overflow float32; `numgpt inspect` tells which tensor; against overflow, run in float64"
         )
-
-
-def check_text(text: Any) -> None:
-    """Raise TokenError unless the text is a str without lone surrogates, which are no characters."""
-    if not isinstance(text, str):
-        remedy = "decode it first: data.decode('utf-8')" if isinstance(text, bytes) else "pass one text"
-        raise TokenError(f"the text is of type {type(text).__name__}, expected str: {remedy}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise TokenError(
-            f"the text has a lone surrogate, U+{ord(text[error.start]):04X}, at position {error.start}: expected "
-            "characters only; to replace it: text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
-        ) from None
-
-
-def each_id(ids: Iterable[Any], n: int) -> Iterator[int]:
-    """Yield each id of an iterable as it comes, once it is sure that it is below n, which is how many a tokenizer has.
-
-    Raises TokenError for what is no flat list of integers, and for an id that is out of range.
-    """
-    if isinstance(ids, str | bytes) or not hasattr(ids, "__iter__") or getattr(ids, "ndim", 1) != 1:
-        raise TokenError(f"ids are of type {type(ids).__name__}, expected a flat list or array of integers")
-    for position, i in enumerate(ids):
-        try:
-            i = index(i)
-        except TypeError:
-            raise TokenError(
-                f"id {i!r} at position {position} is of type {type(i).__name__}, expected an integer: "
-                "pass a flat list or array of integers"
-            ) from None
-        if not 0 <= i < n:
-            raise TokenError(
-                f"id {i} at position {position} is not in the vocabulary, expected 0 to {n - 1}: "
-                "use the tokenizer that belongs to the model"
-            )
-        yield i
 
 
 def finite(x: Any) -> Any:

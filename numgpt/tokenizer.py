@@ -8,6 +8,9 @@ In reading order:
     merge      glues the bytes of a word together, pair by pair: the whole of BPE
     Tokenizer  does the one after the other, and knows the ids
 
+It is written to be read. `numgpt.Tokenizer` is its twin in `fast/`: the same ids, sooner, and tokens that are added to
+a vocabulary. `checkpoint/vocabulary.py` builds that one from files.
+
 Sources: Sennrich et al. 2016, arXiv:1508.07909; Radford et al. 2019 (GPT-2) and the files OpenAI released with it.
 """
 
@@ -18,14 +21,17 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
+from operator import index
 from typing import Any
 
-from numgpt.checks import check_text, each_id
 from numgpt.errors import TokenError
 
 Pair = tuple[bytes, bytes]
 BYTES = [bytes([i]) for i in range(256)]
 UNKNOWN = "\ufffd".encode()  # what an id within the range that has no piece decodes to
+
+
+# ---- split: text to words
 
 
 def pattern_of(letter: str, number: str) -> str:
@@ -44,13 +50,17 @@ def pattern_of(letter: str, number: str) -> str:
     return rf"'s|'t|'re|'ve|'m|'ll|'d| ?[{letter}]+| ?[{number}]+| ?[^\s{letter}{number}]+|\s+(?!\S)|\s+"
 
 
+def unicode_pattern() -> str:
+    """GPT-2's regular expression for any text, its letters and numbers those of Unicode 16 (see AFTER_UNICODE_16)."""
+    return pattern_of(rf"[\p{{L}}--[{AFTER_UNICODE_16}]]", rf"[\p{{N}}--[{AFTER_UNICODE_16}]]")
+
+
 @cache
 def pattern() -> Any:
-    """Return GPT-2's regular expression, compiled when the first text asks for it: that takes 25 ms."""
-    import regex
+    """Compile GPT-2's regular expression. This waits for the first text, as it takes 25 ms."""
+    import regex  # and not `re`, which has no \p{L}
 
-    later = later_than_unicode_16()
-    return regex.compile(pattern_of(rf"[\p{{L}}--[{later}]]", rf"[\p{{N}}--[{later}]]"), regex.VERSION1)
+    return regex.compile(unicode_pattern(), regex.VERSION1)
 
 
 def split(text: str) -> list[str]:
@@ -67,6 +77,9 @@ def split(text: str) -> list[str]:
     """
     words: list[str] = pattern().findall(text)
     return words
+
+
+# ---- merge: a word to pieces
 
 
 def merge(word: bytes, ranks: Mapping[Pair, int]) -> list[bytes]:
@@ -104,6 +117,9 @@ def merge(word: bytes, ranks: Mapping[Pair, int]) -> list[bytes]:
         best = min(known, key=ranks.__getitem__)
         i = list(pairwise(pieces)).index(best)  # the leftmost of equals
         pieces[i : i + 2] = [best[0] + best[1]]
+
+
+# ---- the tokenizer
 
 
 class Tokenizer:
@@ -223,17 +239,55 @@ class Tokenizer:
         return (self._pieces.get(i, UNKNOWN) for i in each_id(ids, len(self)))
 
 
+# ---- what is refused
+
+
+def check_text(text: Any) -> None:
+    """Raise TokenError unless the text is a str without lone surrogates, which are no characters."""
+    if not isinstance(text, str):
+        remedy = "decode it first: data.decode('utf-8')" if isinstance(text, bytes) else "pass one text"
+        raise TokenError(f"the text is of type {type(text).__name__}, expected str: {remedy}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TokenError(
+            f"the text has a lone surrogate, U+{ord(text[error.start]):04X}, at position {error.start}: expected "
+            "characters only; to replace it: text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+        ) from None
+
+
+def each_id(ids: Iterable[Any], n: int) -> Iterator[int]:
+    """Yield the ids one by one, as they come. Raises TokenError unless each is an integer from 0 to n - 1."""
+    if isinstance(ids, str | bytes) or not hasattr(ids, "__iter__") or getattr(ids, "ndim", 1) != 1:
+        raise TokenError(f"ids are of type {type(ids).__name__}, expected a flat list or array of integers")
+    for position, i in enumerate(ids):
+        try:
+            i = index(i)
+        except TypeError:
+            raise TokenError(
+                f"id {i!r} at position {position} is of type {type(i).__name__}, expected an integer: "
+                "pass a flat list or array of integers"
+            ) from None
+        if not 0 <= i < n:
+            raise TokenError(
+                f"id {i} at position {position} is not in the vocabulary, expected 0 to {n - 1}: "
+                "use the tokenizer that belongs to the model"
+            )
+        yield i
+
+
+# ---- a table
+
 # Letters and numbers that Unicode added after version 16. The tokenizers to agree with (tiktoken 0.14, tokenizers 0.23)
 # know Unicode 16, in which these are neither; `regex` moves on. Complete up to Unicode 18.
-AFTER_UNICODE_16 = """
-    558 58b-58c 88f c5c cdc 208f 209d-209f a7ce-a7cf a7d2 a7d4 a7dd a7e2 a7f1 ab6c-ab6d 107bb-107bf 10940-10959
-    10ec5-10ec7 10ed9-10eee 11b0a 11db0-11ddb 11de0-11de9 11df1 1246f 12475-1247f 12550-12686 16ea0-16eb8 16ebb-16ed3
-    16ff2-16ff6 187f8-187ff 18cd6-18cda 18d09-18d20 18d80-18df2 18e00-19191 191a0-191d2 1b123-1b128 1b168 1d6a6
-    1df1f-1df24 1df2b-1df81 1df90-1df96 1dfcd-1dfff 1e6c0-1e6de 1e6e0-1e6e2 1e6e4-1e6e5 1e6e7-1e6ed 1e6f0-1e6f4
-    1e6fe-1e6ff 2b73a-2b73f 2b81e 2cea2-2cead 323b0-33479 3d000-3fc3f
-"""
-
-
-def later_than_unicode_16() -> str:
-    """Return AFTER_UNICODE_16 as a regular expression writes a set of characters."""
-    return "".join("-".join(rf"\U{int(end, 16):08x}" for end in span.split("-")) for span in AFTER_UNICODE_16.split())
+AFTER_UNICODE_16 = (
+    r"\u0558\u058b-\u058c\u088f\u0c5c\u0cdc\u208f\u209d-\u209f\ua7ce-\ua7cf\ua7d2\ua7d4\ua7dd\ua7e2\ua7f1"
+    r"\uab6c-\uab6d\U000107bb-\U000107bf\U00010940-\U00010959\U00010ec5-\U00010ec7\U00010ed9-\U00010eee\U00011b0a"
+    r"\U00011db0-\U00011ddb\U00011de0-\U00011de9\U00011df1\U0001246f\U00012475-\U0001247f\U00012550-\U00012686"
+    r"\U00016ea0-\U00016eb8\U00016ebb-\U00016ed3\U00016ff2-\U00016ff6\U000187f8-\U000187ff\U00018cd6-\U00018cda"
+    r"\U00018d09-\U00018d20\U00018d80-\U00018df2\U00018e00-\U00019191\U000191a0-\U000191d2\U0001b123-\U0001b128"
+    r"\U0001b168\U0001d6a6\U0001df1f-\U0001df24\U0001df2b-\U0001df81\U0001df90-\U0001df96\U0001dfcd-\U0001dfff"
+    r"\U0001e6c0-\U0001e6de\U0001e6e0-\U0001e6e2\U0001e6e4-\U0001e6e5\U0001e6e7-\U0001e6ed\U0001e6f0-\U0001e6f4"
+    r"\U0001e6fe-\U0001e6ff\U0002b73a-\U0002b73f\U0002b81e\U0002cea2-\U0002cead\U000323b0-\U00033479"
+    r"\U0003d000-\U0003fc3f"
+)

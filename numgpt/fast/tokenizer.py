@@ -14,8 +14,7 @@ from itertools import chain, pairwise, repeat
 from typing import Any, NamedTuple
 
 from numgpt import tokenizer
-from numgpt.checks import check_text
-from numgpt.tokenizer import BYTES, Pair, later_than_unicode_16, pattern_of
+from numgpt.tokenizer import BYTES, Pair, check_text, pattern_of, unicode_pattern
 
 # ---- split
 
@@ -33,9 +32,7 @@ def _unicode_words() -> Any:
     """
     import regex
 
-    later = later_than_unicode_16()
-    pattern = pattern_of(rf"[\p{{L}}--[{later}]]", rf"[\p{{N}}--[{later}]]")
-    return regex.compile(r" ?[A-Za-z]+(?![A-Za-z\x80-\U0010ffff])|" + pattern, regex.VERSION1)
+    return regex.compile(r" ?[A-Za-z]+(?![A-Za-z\x80-\U0010ffff])|" + unicode_pattern(), regex.VERSION1)
 
 
 def _split_windows(text: str) -> Iterator[list[str]]:
