@@ -143,12 +143,12 @@ class Tokenizer:
         special_tokens: Mapping[str, int] | None = None,
     ) -> None:
         if vocabulary is None:
-            vocabulary = dict(zip([*BYTES, *map(b"".join, merges)], range(256 + len(merges)), strict=True))
+            vocabulary = {piece: i for i, piece in enumerate([*BYTES, *(left + right for left, right in merges)])}
         self.vocabulary = vocabulary
-        self.ranks = dict(zip(merges, range(len(merges)), strict=True))
+        self.ranks = {pair: rank for rank, pair in enumerate(merges)}
         self.special_tokens = dict(special_tokens or {})
-        self._pieces = dict(zip(vocabulary.values(), vocabulary, strict=True))
-        self._pieces.update((i, text.encode()) for text, i in self.special_tokens.items())
+        self._pieces = {i: piece for piece, i in vocabulary.items()}
+        self._pieces |= {i: text.encode() for text, i in self.special_tokens.items()}
 
     def __len__(self) -> int:
         return max(self._pieces, default=-1) + 1

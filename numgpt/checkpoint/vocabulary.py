@@ -10,7 +10,8 @@ Sources: `encoder.py` and the files of the GPT-2 release, 2019; the tokenizer fi
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,14 @@ def _spellings() -> dict[str, bytes]:
 _END_OF_TEXT = "<|endoftext|>"
 _MOST_IDS = 1 << 31
 
+_GPT2_MERGES = Path(__file__).parents[1] / "data" / "vocab.bpe"
+# sha256 of vocab.json, also called encoder.json; of merges.txt, also called vocab.bpe; of tokenizer.json
+_GPT2_FILES = (
+    "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    "8414cab924d8b9b33013f0d221c5862f365ee9be39c5c2bfae8a5a9e970478a6",
+)
+
 
 def gpt2() -> Tokenizer:
     """The tokenizer of GPT-2, all sizes, from the merges that come with numgpt.
@@ -46,29 +55,37 @@ def gpt2() -> Tokenizer:
 
 
 class _GPT2(Tokenizer):
-    """GPT-2's tokenizer. Its tables are made when the first text or id asks for them, since that takes 70 ms.
+    """GPT-2's tokenizer, which reads its merges when a text or an id first needs them: that takes 70 ms.
 
-    Loading a model asks for its sizes and special tokens alone, which are known beforehand.
+    Loading a model asks for sizes and special tokens alone, which are known beforehand; all else asks `_whole`.
     """
 
     def __init__(self) -> None:
-        self._length, self.n_ordinary, self.special_tokens = 50257, 50256, {_END_OF_TEXT: 50256}
+        self.special_tokens, self.n_ordinary = {_END_OF_TEXT: 50256}, 50256
 
-    def __getattr__(self, name: str) -> Any:
-        """Make the tables. Python calls this for an attribute that is not there: before they are made, any of them."""
-        if name.startswith("__") or "ranks" in vars(self):
-            raise AttributeError(name)
-        vars(self).update(vars(read_merges(_MERGES)))
-        return getattr(self, name)
+    def __len__(self) -> int:
+        return 50257
 
+    @cached_property
+    def _whole(self) -> Tokenizer:
+        return read_merges(_GPT2_MERGES)
 
-_MERGES = Path(__file__).parents[1] / "data" / "vocab.bpe"
-# sha256 of vocab.json, also called encoder.json; of merges.txt, also called vocab.bpe; of tokenizer.json
-_GPT2_FILES = (
-    "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-    "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-    "8414cab924d8b9b33013f0d221c5862f365ee9be39c5c2bfae8a5a9e970478a6",
-)
+    @property
+    def vocabulary(self) -> Mapping[bytes, int]:  # type: ignore[override]
+        return self._whole.vocabulary
+
+    @property
+    def ranks(self) -> dict[Pair, int]:  # type: ignore[override]
+        return self._whole.ranks
+
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        return self._whole.encode(text, allow_special)
+
+    def encode_word(self, word: str) -> Sequence[int]:
+        return self._whole.encode_word(word)
+
+    def each_piece(self, ids: Iterable[int]) -> Iterator[bytes]:
+        return self._whole.each_piece(ids)
 
 
 def _is_gpt2s(file: Path) -> bool:

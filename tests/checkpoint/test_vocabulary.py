@@ -380,10 +380,20 @@ def write_gpt2(folder: Path) -> Path:
 def test_gpt2s_tokenizer_says_of_itself_what_its_tables_say() -> None:
     told, made = gpt2(), read_merges(Path(vocabulary.__file__).parents[1] / "data" / "vocab.bpe")
     assert (len(told), told.n_ordinary, told.special_tokens) == (len(made), made.n_ordinary, made.special_tokens)
-    assert "ranks" not in vars(told)  # nothing of this needed the tables
-    assert told.encode("Hello world") == made.encode("Hello world")
+    assert set(vars(told)) == {"n_ordinary", "special_tokens"}  # nothing of this needed the tables
+    assert told.encode("Hello world<|endoftext|>") == made.encode("Hello world<|endoftext|>")
+    assert told.encode("Hi<|endoftext|>", allow_special=True) == made.encode("Hi<|endoftext|>", allow_special=True)
+    assert told.encode_word(" world") == made.encode_word(" world")
     assert (len(told), told.n_ordinary, told.special_tokens) == (len(made), made.n_ordinary, made.special_tokens)
-    assert told.vocabulary == made.vocabulary
+    assert (told.vocabulary, told.ranks, repr(told)) == (made.vocabulary, made.ranks, repr(made))
+
+
+@pytest.mark.parametrize("ask", ["encode", "encode_word", "decode", "decode_stream", "pieces"])
+def test_gpt2s_tokenizer_is_made_by_whatever_asks_it_first(ask: str) -> None:
+    told, made = gpt2(), read_merges(Path(vocabulary.__file__).parents[1] / "data" / "vocab.bpe")
+    given: Any = "Hi" if ask.startswith("encode") else [15496, 995]
+    answers = [getattr(tokenizer, ask)(given) for tokenizer in (told, made)]
+    assert list(answers[0]) == list(answers[1])
 
 
 def test_gpt2s_tokenizer_can_be_copied_before_and_after_its_tables_are_made() -> None:
