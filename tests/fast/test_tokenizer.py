@@ -43,7 +43,10 @@ def test_the_ids_are_those_of_the_tokenizer_to_read(text: str) -> None:
 
 # Of every script and sign a few, in runs of up to some thousands: a word may be longer than a window, and a window may
 # end within any of them.
-SCRIPTS = "aZ é ß 'sre 12 ½ Ⅷ ٣ ж Ё ש م \u064f न \u093f ไ \u0e33 你 。 ひ ー 한 ᄀ 👩 \u200d \U0001f3fd \u0301 ’ … € \n \t \u0085 \u00a0 \u3000 \x1c ! \U00010348 𝟘"
+SCRIPTS = (
+    "aZ é ß 'sre 12 ½ Ⅷ ٣ ж Ё ש م \u064f न \u093f ไ \u0e33"
+    " 你 。 ひ ー 한 ᄀ 👩 \u200d \U0001f3fd \u0301 ’ … € \n \t \u0085 \u00a0 \u3000 \x1c ! \U00010348 𝟘"
+)
 runs_of_any_script = st.lists(
     st.tuples(st.sampled_from(SCRIPTS), st.sampled_from([1, 2, 3, 70, 1023, 2500])), max_size=12
 ).map(lambda runs: "".join(character * length for character, length in runs))
