@@ -3,13 +3,17 @@
 import copy
 import pickle
 import re
+import subprocess
+import sys
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import numgpt
 from numgpt import tokenizer as plain
 from numgpt.checkpoint.vocabulary import gpt2
 from numgpt.errors import TokenError
@@ -239,3 +243,19 @@ def test_a_tokenizer_can_be_copied_and_sent_to_another_process() -> None:
     tokenizer = with_added(AddedToken("<a>", 300))
     for twin in (copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
         assert twin.encode("hi <a>") == tokenizer.encode("hi <a>")
+
+
+# ---- the start
+
+
+def test_asking_for_the_tokenizer_waits_for_no_numpy_and_no_regex() -> None:
+    code = "import sys, numgpt; numgpt.Tokenizer; print(*{'numpy', 'regex', 'numgpt.fast.model'} & set(sys.modules))"
+    root = Path(module.__file__).parents[2]
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.split() == []
+
+
+def test_what_the_room_lacks_is_an_attribute_error() -> None:
+    assert numgpt.fast.forward is numgpt.fast.model.forward
+    with pytest.raises(AttributeError, match=r"^module 'numgpt\.fast' has no attribute 'foward'$"):
+        _ = numgpt.fast.foward
