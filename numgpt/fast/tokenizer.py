@@ -66,11 +66,6 @@ _LONG = 64  # bytes; from here on the heap is the faster of the two
 _NEVER = sys.maxsize  # the rank of a pair that is not known: past every other
 
 
-def merge(word: bytes, ranks: Mapping[Pair, int]) -> list[bytes]:
-    """Return what `tokenizer.merge` returns, sooner."""
-    return (_merge_short if len(word) < _LONG else _merge_long)(word, ranks)
-
-
 def _merge_short(word: bytes, ranks: Mapping[Pair, int]) -> list[bytes]:
     """`merge`, keeping the rank of each pair from round to round: a round renews two ranks, not all of them.
 
@@ -119,6 +114,11 @@ def _merge_long(word: bytes, ranks: Mapping[Pair, int]) -> list[bytes]:
                 if rank[left] != _NEVER:
                     heappush(heap, rank[left] * n + left)
     return [piece for piece in pieces if piece]
+
+
+def merge(word: bytes, ranks: Mapping[Pair, int]) -> list[bytes]:
+    """Return what `tokenizer.merge` returns, sooner."""
+    return (_merge_short if len(word) < _LONG else _merge_long)(word, ranks)
 
 
 # ---- the tokenizer
