@@ -21,7 +21,7 @@ EXAMPLES = """examples:
 
 
 class StepBar(LineBar):
-    """The same for the steps of training: set `figures` and `tokens` before each call."""
+    """Shows how many steps of training are done, and the losses: set `figures` and `tokens` before each call."""
 
     figures = ""
 

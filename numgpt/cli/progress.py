@@ -71,7 +71,7 @@ class Bar:
 
 
 class LineBar(Bar):
-    """The same for the lines of a job, and the tokens that they are made of: set `tokens` before each call.
+    """Shows how many lines of a job are done, and how many tokens a second: set `tokens` before each call.
 
     >>> bar = LineBar(sys.stdout)
     >>> bar("out.jsonl", 0, 1500)

@@ -2,36 +2,17 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.checkpoints import CONFIG, TOKENS, hub_tensors, write_checkpoint, write_tokenizer
+from support.cli import call, run
+from support.jobs import write_lines
 
 import numgpt
-from numgpt.cli import main as cli
 from numgpt.cli import threads
 from numgpt.errors import CheckpointError, OptionError
-
-ROOT = Path(numgpt.__file__).parent.parent
-
-
-def run(*arguments, stdin=b"", **environment):
-    """Run the command in a process of its own, with something on standard input."""
-    command = [sys.executable, "-m", "numgpt", *map(str, arguments)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(command, input=stdin, capture_output=True, env=env, timeout=60, check=False)
-
-
-def call(capsys, *arguments):
-    """Run the command here: its exit code, standard output and standard error."""
-    try:
-        code = cli.main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = stop.code
-    return (code, *capsys.readouterr())
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +109,10 @@ def test_a_name_that_is_nearly_known_is_asked_for(capsys):
 def test_without_a_network_it_is_said_at_once_who_was_asked_and_what_helps(tmp_path):
     result = run(
         "generate", "x", "-m", "gpt2",
-        HF_ENDPOINT="http://no-such-host.invalid", NUMGPT_WEIGHTS=str(tmp_path), HF_HUB_OFFLINE="", NO_PROXY="*",
+        env={
+            "HF_ENDPOINT": "http://no-such-host.invalid", "NUMGPT_WEIGHTS": str(tmp_path),
+            "HF_HUB_OFFLINE": "", "NO_PROXY": "*",
+        },
     )  # fmt: skip
     asked, error = result.stderr.decode().splitlines()
     assert asked == "numgpt: gpt2 is not on this machine: asking http://no-such-host.invalid for it"
@@ -226,11 +210,6 @@ def test_a_model_shows_itself_in_a_line():
 
 
 # ---- jobs
-
-
-def write_lines(path, *lines):
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return path
 
 
 def test_a_line_has_its_own_options_and_keeps_what_is_none(capsys, tmp_path):

@@ -12,7 +12,10 @@ from numgpt.cli import main as cli
 
 def call(capsys, *arguments):
     """Run the command in this process; return its exit code, standard output and standard error."""
-    code = cli.main([str(argument) for argument in arguments])
+    try:
+        code = cli.main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # of wrong usage, and of --help
+        code = stop.code
     return (code, *capsys.readouterr())
 
 
