@@ -13,6 +13,7 @@ from numgpt.checkpoint.reading import find_tokenizer, open_checkpoint
 from numgpt.checkpoint.safetensors import write_safetensors
 from numgpt.checkpoint.settings import config_to_json
 from numgpt.checkpoint.vocabulary import write_vocabulary
+from numgpt.config import Config
 
 COPIED = (  # as they are, where the source has them
     "generation_config.json",
@@ -46,16 +47,20 @@ def convert(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Pat
     tensors = {prefix.get(path, "transformer.") + hub_name(path): tensor for path, tensor in given.items()}
     with folder_written_whole(folder) as part:
         write_safetensors(part / "model.safetensors", tensors)
-        _write_json(part / "config.json", {**_other_settings(checkpoint), **config_to_json(config)})
+        _write_json(part / "config.json", _all_settings(checkpoint, config))
         _write_tokenizer(checkpoint, part)
     return folder
 
 
-def _other_settings(checkpoint: Opened) -> dict[str, Any]:
-    """Return what the source says beside the sizes, such as dropout, which training reads."""
-    if not checkpoint.settings:
-        return {"bos_token_id": checkpoint.config.eos_token_id}
-    return {key: value for key, value in checkpoint.settings.items() if key not in ("n_ctx", "torch_dtype", "dtype")}
+def _all_settings(checkpoint: Opened, config: Config) -> dict[str, Any]:
+    """Return what config.json is to say: also what the source says beside the sizes, such as dropout.
+
+    The ids that begin and end a text stay as they are in its config.json: generation_config.json, which may say
+    something else, is copied too.
+    """
+    others = {key: value for key, value in checkpoint.settings.items() if key not in ("n_ctx", "torch_dtype", "dtype")}
+    ends = {key: value for key, value in others.items() if key in ("bos_token_id", "eos_token_id")}
+    return {**others, **config_to_json(config), **ends}
 
 
 def _write_tokenizer(checkpoint: Opened, folder: Path) -> None:

@@ -76,7 +76,7 @@ def create(folder: Path, model: Model, record: dict[str, Any], start: str | None
     try:
         with folder_written_whole(folder) as part:
             if start is None:
-                values = {**config_to_json(model.config), "bos_token_id": model.config.eos_token_id}
+                values = config_to_json(model.config)
                 (part / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
                 write_vocabulary(tokenizer_of(model), part)
             else:
