@@ -183,7 +183,7 @@ def parse_bias(text: str, tokenizer: Tokenizer) -> tuple[tuple[int, ...], float]
     """Return the ids and the number of a bias, "TEXT=NUMBER"."""
     words, _, number = reread_as_utf8(text).rpartition("=")
     try:
-        return tuple(tokenizer.encode(words)), float(number)
+        return tuple(tokenizer.encode_part(words)), float(number)
     except ValueError:
         raise OptionError(f"--logit-bias is {text!r:.80}, expected TEXT=NUMBER, as in ' king=2.5'") from None
 

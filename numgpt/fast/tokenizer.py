@@ -154,6 +154,7 @@ class Tokenizer(tokenizer.Tokenizer):
     added             `AddedToken`s, special ones (<|endoftext|>) and others
     unreachable       {id: piece} of further ids, that decode and that no text gives
     add_prefix_space  put a space before a text that does not begin with one
+    before, after     ids that go before and after each text, such as RoBERTa's <s> and </s>
 
     Attributes: `vocabulary` {piece: id}, `ranks` {pair: rank}, `special_tokens` {text: id}, `n_ordinary` one past the
     highest id that text gives without `allow_special`. len(tokenizer) is one past the highest id of all.
@@ -171,6 +172,8 @@ class Tokenizer(tokenizer.Tokenizer):
         added: Iterable[AddedToken] = (),
         unreachable: Mapping[int, bytes] | None = None,
         add_prefix_space: bool = False,
+        before: Iterable[int] = (),
+        after: Iterable[int] = (),
     ) -> None:
         self._added = {token.text: token for token in added}
         special = {token.text: token.id for token in self._added.values() if token.special}
@@ -180,6 +183,7 @@ class Tokenizer(tokenizer.Tokenizer):
         self._length = super().__len__()
         self._never = len(merges)  # past every rank; where a merge comes twice, there are fewer ranks than merges
         self._add_prefix_space = add_prefix_space
+        self.before, self.after = list(before), list(after)
         self.n_ordinary = max(chain(self.vocabulary.values(), plain), default=-1) + 1
         self._finders = []
         for normalized in (False, True):
@@ -195,7 +199,11 @@ class Tokenizer(tokenizer.Tokenizer):
         return f"Tokenizer({len(self)} ids, {len(self.ranks)} merges, special: {self.special_tokens})"
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
-        """What `tokenizer.Tokenizer.encode` returns, sooner. Arguments and errors are the same."""
+        """What `tokenizer.Tokenizer.encode` returns, sooner, and around it the tokens that go around each text."""
+        return [*self.before, *self.encode_part(text, allow_special), *self.after]
+
+    def encode_part(self, text: str, allow_special: bool = False) -> list[int]:
+        """A part of a text to ids: `encode` with nothing around it. Arguments and errors are the same."""
         if not isinstance(text, str):
             check_text(text)
         ids: list[int] = []

@@ -135,7 +135,7 @@ def score(
     if isinstance(text, str) and isinstance(given, str):
         before, ids = continuation_ids(require_tokenizer(model), given, text)
     else:
-        before = require_tokenizer(model).encode(given) if isinstance(given, str) and given else given or []
+        before = require_tokenizer(model).encode_part(given) if isinstance(given, str) and given else given or []
         ids = require_tokenizer(model).encode(text) if isinstance(text, str) else text
     if bos:
         before = [*([] if config.start_id is None else [config.start_id]), *before]
@@ -177,8 +177,8 @@ def continuation_ids(tokenizer: Tokenizer, given: str, text: str) -> tuple[list[
     if not given:
         return [], tokenizer.encode(text)
     kept = given.rstrip()
-    before = tokenizer.encode(kept)
-    return before, tokenizer.encode(given + text)[len(before) :]
+    before = tokenizer.encode_part(kept)
+    return before, tokenizer.encode_part(given + text)[len(before) :]
 
 
 def likeliest(

@@ -1,10 +1,13 @@
 """What lies beside the weights, in the forms that people have, against Transformers and tokenizers as they read it."""
 
 import json
+import random
 
 import pytest
 
 import numgpt
+from numgpt.checkpoint.pieces import spellings
+from numgpt.checkpoint.vocabulary import from_folder
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -64,3 +67,133 @@ def test_a_text_ends_where_transformers_ends_it(weights, tmp_path, config, gener
         want.pop()
     ours = numgpt.load(tmp_path)
     assert list(numgpt.generate(IDS, ours.params, ours.config, max_new_tokens=6, temperature=0)) == want
+
+
+# ---- the files of a tokenizer
+
+SPECIAL = ["<pad>", "<sep>", "<a>", "<s>", "</s>", "<x>", "ab", "Ġb", "<|endoftext|>"]
+NAMED = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"]
+KINDS = ["GPT2Tokenizer", "GPT2TokenizerFast", None, "RobertaTokenizer", "BartTokenizerFast"]
+TEXTS = ["a<pad>b <sep> <a> ab<s>  </s> <x><|endoftext|> b<y> <unk>", " ab", "ab", ""]
+
+
+def vocabulary():
+    """A small one, as vocab.json has it, and its merges."""
+    merges = [("a", "b"), ("Ġ", "b"), ("Ġ", "a"), ("Ġa", "b")]
+    pieces = [*spellings(), *("".join(pair) for pair in merges), "<|endoftext|>"]
+    return {piece: i for i, piece in enumerate(pieces)}, merges
+
+
+def token(draw):
+    text = draw.choice(SPECIAL)
+    if draw.random() < 0.5:
+        return text
+    return {
+        "content": text,
+        **{k: draw.random() < 0.3 for k in ("lstrip", "rstrip", "normalized")},
+        "single_word": False,
+    }
+
+
+def in_config(value):
+    return {"__type": "AddedToken", **value} if isinstance(value, dict) else value
+
+
+def draw_tokenizer(draw, folder):
+    """Write the files of a tokenizer, in any of the ways in which they are told. Returns what was told."""
+    ids, merges = vocabulary()
+    end = len(ids) - 1
+
+    def listed():
+        """A few tokens with the next ids, the same in every file."""
+        tokens = {}
+        for i, text in enumerate(["<pad>", "<x>", "<y>"][: draw.randint(1, 3)]):
+            flags = {key: draw.random() < 0.3 for key in ("lstrip", "rstrip", "normalized", "special")}
+            tokens[end + 1 + i] = {"content": text, **flags, "single_word": False}
+        return tokens
+
+    edit(folder / "config.json", model_type="gpt2")
+    config, told, new = {}, {}, listed()
+    whole = draw.random() < 0.5
+    kind = draw.choice(KINDS + ["PreTrainedTokenizerFast", "TokenizersBackend", "Unknown"] * whole)
+    if draw.random() < 0.2:
+        edit(folder / "config.json", tokenizer_class=kind)
+    elif kind:
+        config["tokenizer_class"] = kind
+    config |= {key: in_config(token(draw)) for key in [*NAMED, "image_token"] if draw.random() < 0.15}
+    config |= {
+        key: draw.random() < 0.6
+        for key in ("add_bos_token", "add_eos_token", "add_prefix_space")
+        if draw.random() < 0.25
+    }
+    if draw.random() < 0.2:
+        config["additional_special_tokens"] = [in_config(token(draw)) for _ in range(draw.randint(0, 2))]
+    elif draw.random() < 0.2:
+        config["extra_special_tokens"] = draw.choice([["<a>"], {}, {"video_token": "<sep>"}, []])
+    if draw.random() < 0.2:
+        end_fields = {"content": "<|endoftext|>", "special": True, "normalized": draw.random() < 0.5}
+        config["added_tokens_decoder"] = {str(end): end_fields, **{str(i): fields for i, fields in new.items()}}
+    if draw.random() < 0.9:
+        edit(folder / "tokenizer_config.json", **config)
+        told["config"] = config
+    if draw.random() < 0.4:
+        told["map"] = {key: token(draw) for key in NAMED if draw.random() < 0.2}
+        if draw.random() < 0.3:
+            told["map"]["additional_special_tokens"] = [token(draw) for _ in range(draw.randint(0, 2))]
+        edit(folder / "special_tokens_map.json", **told["map"])
+    if draw.random() < 0.3:
+        told["added"] = {fields["content"]: i for i, fields in new.items()}
+        edit(folder / "added_tokens.json", **told["added"])
+    if not whole:
+        edit(folder / "vocab.json", **ids)
+        (folder / "merges.txt").write_text("".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8")
+        return told
+    level = {"type": "ByteLevel", "add_prefix_space": draw.random() < 0.3, "trim_offsets": True, "use_regex": True}
+    piece = {"id": "<|endoftext|>", "type_id": 0}
+    a, b = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    template = {
+        "type": "TemplateProcessing",
+        "single": draw.choice([[a], [{"SpecialToken": piece}, a], [a, {"SpecialToken": piece}]]),
+        "pair": [a, {"SpecialToken": piece}, b],
+        "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [end], "tokens": ["<|endoftext|>"]}},
+    }
+    added = {
+        end: {
+            "content": "<|endoftext|>",
+            "special": True,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "single_word": False,
+        }
+    }
+    added |= new if draw.random() < 0.4 else {}
+    told["json"] = {
+        "version": "1.0", "truncation": None, "padding": None, "normalizer": None,
+        "added_tokens": [{"id": i, **fields} for i, fields in added.items()],
+        "pre_tokenizer": draw.choice([level, {"type": "Sequence", "pretokenizers": [level]}]),
+        "post_processor": draw.choice([level, None, template, {"type": "Sequence", "processors": [level, template]}]),
+        "decoder": level,
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
+                  "end_of_word_suffix": "", "fuse_unk": False, "vocab": ids, "merges": [f"{x} {y}" for x, y in merges]},
+    }  # fmt: skip
+    edit(folder / "tokenizer.json", **told["json"])
+    return told
+
+
+@pytest.mark.parametrize("seeds", [range(60), pytest.param(range(60, 1500), marks=pytest.mark.thorough)])
+def test_a_tokenizer_is_all_that_its_files_say(tmp_path, seeds):
+    compared = 0
+    for seed in seeds:
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        told = draw_tokenizer(random.Random(seed), folder)
+        try:
+            peer = transformers.AutoTokenizer.from_pretrained(folder)
+        except Exception:  # it does not take everything
+            continue
+        ours = from_folder(folder)
+        got = [ours.encode(text, allow_special=True) for text in TEXTS]
+        assert got == [peer(text)["input_ids"] for text in TEXTS], (seed, told)
+        compared += 1
+    assert compared > 0.9 * len(seeds)
