@@ -70,7 +70,7 @@ def _write_tokenizer(checkpoint: Opened, folder: Path) -> None:
             shutil.copyfile(checkpoint.folder / name, folder / name)
     if not any((folder / name).exists() for name in ("vocab.json", "tokenizer.json")):
         tokenizer = find_tokenizer(checkpoint)
-        if tokenizer is not None:
+        if tokenizer:
             write_vocabulary(tokenizer, folder)
             settings = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": checkpoint.config.n_ctx}
             _write_json(folder / "tokenizer_config.json", settings)

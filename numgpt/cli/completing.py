@@ -169,7 +169,7 @@ def generate_options(args: argparse.Namespace, tokenizer: Tokenizer) -> dict[str
     if args.num_beams == 1:  # a search draws nothing
         options = {"temperature": TEMPERATURE, "top_k": TOP_K, **options}
     options["stop_strings"] = [reread_as_utf8(stop) for stop in args.stop]
-    options["bad_words"] = [tokenizer.encode(reread_as_utf8(text)) for text in args.bad_words] or None
+    options["bad_words"] = [tokenizer.encode_part(reread_as_utf8(text)) for text in args.bad_words] or None
     options["logit_bias"] = list(dict(parse_bias(text, tokenizer) for text in args.logit_bias).items()) or None
     return options
 

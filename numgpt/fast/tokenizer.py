@@ -157,7 +157,7 @@ class Tokenizer(tokenizer.Tokenizer):
     before, after     ids that go before and after each text, such as RoBERTa's <s> and </s>
 
     Attributes: `vocabulary` {piece: id}, `ranks` {pair: rank}, `special_tokens` {text: id}, `n_ordinary` one past the
-    highest id that text gives without `allow_special`. len(tokenizer) is one past the highest id of all.
+    highest id of the vocabulary. len(tokenizer) is one past the highest id of all.
     Raises nothing: those who read files check what they read.
 
     >>> tokenizer = Tokenizer([(b"h", b"i"), (b" ", b"hi")], added=[AddedToken("<end>", 300, special=True)])
@@ -184,7 +184,7 @@ class Tokenizer(tokenizer.Tokenizer):
         self._never = len(merges)  # past every rank; where a merge comes twice, there are fewer ranks than merges
         self._add_prefix_space = add_prefix_space
         self.before, self.after = list(before), list(after)
-        self.n_ordinary = max(chain(self.vocabulary.values(), plain), default=-1) + 1
+        self.n_ordinary = max(self.vocabulary.values(), default=-1) + 1
         self._finders = []
         for normalized in (False, True):
             texts = sorted((t.text for t in self._added.values() if t.normalized == normalized), key=len, reverse=True)
