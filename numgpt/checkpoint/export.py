@@ -63,7 +63,7 @@ def _write_vocabulary(checkpoint: Opened, folder: Path) -> None:
     tokenizer = find_tokenizer(checkpoint)
     if tokenizer:
         write_vocabulary(tokenizer, folder)
-        if not (folder / "tokenizer_config.json").exists():
+        if (folder / "vocab.json").exists() and not (folder / "tokenizer_config.json").exists():
             settings = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": checkpoint.config.n_ctx}
             _write_json(folder / "tokenizer_config.json", settings)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from numgpt import tokenizer as readable
+from numgpt.checkpoint.characters import NAME, Characters, read_characters, write_characters
 from numgpt.checkpoint.files import read_small
 from numgpt.checkpoint.pieces import END_OF_TEXT, Beside, build, parse_merges, read_json, read_text, spellings
 from numgpt.checkpoint.tokenizer_json import from_tokenizer_json
@@ -106,7 +107,7 @@ def from_folder(path: str | os.PathLike[str]) -> Tokenizer | None:
     """The tokenizer of a folder, as Transformers would find it.
 
     It reads tokenizer.json; else vocab.json and merges.txt; else encoder.json and vocab.bpe; else the merges alone. To
-    these it adds what the files beside them say, as `tokenizer_settings` has it.
+    these it adds what the files beside them say, as `tokenizer_settings` has it. Else it reads nanoGPT's meta.pkl.
 
     path     a folder
     Returns a Tokenizer, or None if the folder has none of GPT-2's kind (no file, or those of BERT or SentencePiece).
@@ -127,7 +128,7 @@ def from_folder(path: str | os.PathLike[str]) -> Tokenizer | None:
     elif alone := names & {"merges.txt", "vocab.bpe"}:
         return read_merges(folder / min(alone))
     else:
-        return None
+        return read_characters(folder / NAME) if NAME in names else None
     settings = read_beside(folder, names)
     if _says_nothing_new(settings) and all(file.exists() and _is_gpt2s(file) for file in files):
         return gpt2()
@@ -142,10 +143,13 @@ def _says_nothing_new(settings: Settings) -> bool:
 
 
 def write_vocabulary(tokenizer: readable.Tokenizer, folder: Path) -> None:
-    """Write vocab.json and merges.txt of a tokenizer, as Transformers has them.
+    """Write vocab.json and merges.txt of a tokenizer, as Transformers has them; of one for characters meta.pkl.
 
     Its added tokens go into vocab.json, where read_vocabulary finds <|endoftext|>; their flags are not kept.
     """
+    if isinstance(tokenizer, Characters):
+        write_characters(tokenizer, folder)
+        return
     spelling = {byte: character for character, byte in spellings().items()}
 
     def spell(piece: bytes) -> str:
