@@ -28,6 +28,7 @@ class Beside(NamedTuple):
     add_prefix_space  put a space before a text
     before, after     the texts of tokens, or their ids, that go before and after each text
     end_of_text       <|endoftext|> is special, if there is one, whether or not anything says so
+    ignore_merges     a word that is a piece is not merged
     """
 
     added: Sequence[AddedToken] = ()
@@ -36,6 +37,7 @@ class Beside(NamedTuple):
     before: Sequence[str | int] = ()
     after: Sequence[str | int] = ()
     end_of_text: bool = True
+    ignore_merges: bool = False
 
 
 def spellings() -> dict[str, bytes]:
@@ -100,7 +102,9 @@ def build(ids: dict[str, Any], ids_name: str, lines: list[Any], merges_name: str
         [i if isinstance(i, int) else added[i].id if i in added else ids[i] for i in around]
         for around in (beside.before, beside.after)
     )
-    return Tokenizer(merges, vocabulary, added.values(), others, beside.add_prefix_space, before, after)
+    return Tokenizer(
+        merges, vocabulary, added.values(), others, beside.add_prefix_space, before, after, beside.ignore_merges
+    )
 
 
 def parse_merges(lines: list[Any], spelt: dict[str, bytes], name: str) -> list[Pair]:

@@ -17,7 +17,7 @@ Source: the tokenizers library, 0.23.
 from pathlib import Path
 from typing import Any
 
-from numgpt.checkpoint.pieces import Beside, added_token, build, expect, read_json, short, spellings
+from numgpt.checkpoint.pieces import Beside, added_token, build, expect, read_json, short
 from numgpt.checkpoint.tokenizer_settings import ROBERTA, Settings
 from numgpt.errors import CheckpointError
 from numgpt.fast.tokenizer import Tokenizer
@@ -48,6 +48,7 @@ def from_tokenizer_json(path: Path, settings: Settings) -> Tokenizer:
     for decoder in decoders or [{}]:
         _check(name, "decoder.type", decoder.get("type"), ("ByteLevel",))
     before, after = _read_around(data.get("post_processor"), name)
+    ignore_merges = bool(expect(model.get("ignore_merges") or False, bool, name, "model.ignore_merges"))
     roberta = settings.kind in ROBERTA
     if roberta:
         before, after = list(settings.before), list(settings.after)
@@ -65,15 +66,8 @@ def from_tokenizer_json(path: Path, settings: Settings) -> Tokenizer:
         for line in expect(model.get("merges"), list, name, "model.merges")
     ]
     vocabulary = expect(model.get("vocab"), dict, name, "model.vocab")
-    beside = Beside(added, settings.special, prefix, before, after, end_of_text=not roberta)
-    tokenizer = build(vocabulary, name, lines, name, beside)
-    if model.get("ignore_merges"):
-        alphabet, made = spellings(), set(tokenizer.vocabulary.values())
-        texts = {token.text for token in added} | settings.special.keys()
-        whole = [text for text, i in vocabulary.items() if i not in made and text not in texts]
-        if any(set(text) <= alphabet.keys() for text in whole):  # pieces that only a whole word could give
-            _check(name, "model.ignore_merges", model["ignore_merges"], (None, False))
-    return tokenizer
+    beside = Beside(added, settings.special, prefix, before, after, not roberta, ignore_merges)
+    return build(vocabulary, name, lines, name, beside)
 
 
 def _check(name: str, key: str, value: Any, supported: tuple[Any, ...]) -> None:

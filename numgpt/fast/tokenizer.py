@@ -155,6 +155,7 @@ class Tokenizer(tokenizer.Tokenizer):
     unreachable       {id: piece} of further ids, that decode and that no text gives
     add_prefix_space  put a space before a text that does not begin with one
     before, after     ids that go before and after each text, such as RoBERTa's <s> and </s>
+    ignore_merges     a word that is a piece is not merged, also where it is `unreachable`
 
     Attributes: `vocabulary` {piece: id}, `ranks` {pair: rank}, `special_tokens` {text: id}, `n_ordinary` one past the
     highest id of the vocabulary. len(tokenizer) is one past the highest id of all.
@@ -174,6 +175,7 @@ class Tokenizer(tokenizer.Tokenizer):
         add_prefix_space: bool = False,
         before: Iterable[int] = (),
         after: Iterable[int] = (),
+        ignore_merges: bool = False,
     ) -> None:
         self._added = {token.text: token for token in added}
         special = {token.text: token.id for token in self._added.values() if token.special}
@@ -184,6 +186,8 @@ class Tokenizer(tokenizer.Tokenizer):
         self._never = len(merges)  # past every rank; where a merge comes twice, there are fewer ranks than merges
         self._add_prefix_space = add_prefix_space
         self.before, self.after = list(before), list(after)
+        others = {piece: i for i, piece in (unreachable or {}).items()}
+        self._whole = {**others, **self.vocabulary} if ignore_merges else {}
         self.n_ordinary = max(self.vocabulary.values(), default=-1) + 1
         self._finders = []
         for normalized in (False, True):
@@ -223,6 +227,8 @@ class Tokenizer(tokenizer.Tokenizer):
 
     def encode_word(self, word: str) -> Sequence[int]:
         data = word.encode()
+        if data in self._whole:
+            return (self._whole[data],)
         merge = _merge_short if len(data) < _LONG else _merge_long
         return self.ids_of(merge(data, self.ranks, self._never), word)
 

@@ -282,6 +282,14 @@ def test_what_changes_no_id_is_passed_over(tmp_path: Path, change: Any) -> None:
     assert read(tmp_path, {"tokenizer.json": tokenizer_json(**change)}).encode("ab ab") == [4, 6]
 
 
+def test_words_that_are_pieces_are_not_merged_where_the_file_says_so(tmp_path: Path) -> None:
+    """No merge makes the piece ba, and none Ġb."""
+    vocabulary = {**VOCABULARY, "ba": 8, "Ġb": 9}
+    for ignore, ids in (None, [1, 0, 3, 1]), (False, [1, 0, 3, 1]), (True, [8, 9]):
+        data = tokenizer_json(model__vocab=vocabulary, model__ignore_merges=ignore)
+        assert read(tmp_path, {"tokenizer.json": data}).encode("ba b") == ids
+
+
 @pytest.mark.parametrize(
     ("processor", "ids"),
     [
@@ -351,10 +359,7 @@ def test_a_post_processor_puts_tokens_around_a_text(tmp_path: Path, processor: A
         ({"model__continuing_subword_prefix": "##"}, 'model.continuing_subword_prefix is "##", expected null or ""'),
         ({"model__end_of_word_suffix": "</w>"}, 'model.end_of_word_suffix is "</w>", expected null or ""'),
         ({"model__byte_fallback": True}, "model.byte_fallback is true, expected null or false"),
-        (
-            {"model__ignore_merges": True, "model__vocab": {**VOCABULARY, "Ġb": 8}},
-            "model.ignore_merges is true, expected null or false",
-        ),
+        ({"model__ignore_merges": 1}, "model.ignore_merges is 1, expected a bool"),
         ({"model": {}}, "model.merges is null, expected a list: the file is damaged"),
         ({"model": "x"}, 'model is "x", expected a dict: the file is damaged'),
         ({"model__vocab": []}, "model.vocab is a list, expected a dict: the file is damaged"),

@@ -7,6 +7,7 @@ import pytest
 
 import numgpt
 from numgpt.checkpoint.pieces import spellings
+from numgpt.checkpoint.tokenizer_json import PATTERNS
 from numgpt.checkpoint.vocabulary import from_folder
 
 torch = pytest.importorskip("torch")
@@ -197,3 +198,67 @@ def test_a_tokenizer_is_all_that_its_files_say(tmp_path, seeds):
         assert got == [peer(text)["input_ids"] for text in TEXTS], (seed, told)
         compared += 1
     assert compared > 0.9 * len(seeds)
+
+
+# ---- the steps of a tokenizer.json
+
+LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+PREFIXED = {**LEVEL, "add_prefix_space": True}
+BARE = {**LEVEL, "use_regex": False}
+SPLITS = [
+    {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": invert}
+    for pattern in (*({"Regex": pattern} for pattern in PATTERNS), {"Regex": r"\p{N}"}, {"String": " "})
+    for behavior in ("Isolated", "Removed")
+    for invert in (False, True)
+]
+STEPS = [LEVEL, PREFIXED, BARE, *SPLITS, {"type": "Digits", "individual_digits": True}, {"type": "Whitespace"}]
+NORMALIZERS = [{"type": "NFC"}, {"type": "NFKC"}, {"type": "Lowercase"}, {"type": "Prepend", "prepend": "x"}]
+PAIR = {"sep": ["a", 64], "cls": ["b", 65]}
+PROCESSORS = [
+    LEVEL,
+    {"type": "RobertaProcessing", **PAIR, "trim_offsets": True, "add_prefix_space": True},
+    {"type": "BertProcessing", **PAIR},
+]
+LONG = ["It's 2019,  x\ty\n\n z", " \u00c9t\u00e9 \ufb01n IT'S ab12 ''re", "a<|endoftext|>b <|endoftext|> ab", "", "  "]
+
+
+def in_sequence(draw, key, steps):
+    """Steps as one member, or as a Sequence of them, maybe of another Sequence."""
+    if len(steps) == 1 and draw.random() < 0.5:
+        return steps[0]
+    whole = {"type": "Sequence", key: steps}
+    return {"type": "Sequence", key: [whole]} if draw.random() < 0.2 else whole
+
+
+@pytest.mark.parametrize("seeds", [range(300), pytest.param(range(300, 6000), marks=pytest.mark.thorough)])
+def test_a_step_is_done_as_the_tokenizers_library_does_it_or_refused(tmp_path, seeds):
+    tokenizers = pytest.importorskip("tokenizers")
+    ids, merges = vocabulary()
+    end = {"id": ids["<|endoftext|>"], "content": "<|endoftext|>", "special": True}
+    flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+    done = 0
+    for seed in seeds:
+        draw = random.Random(seed)
+        splitters = draw.choice([[LEVEL], [PREFIXED], [SPLITS[draw.choice([0, 4])], BARE], draw.choices(STEPS, k=2)])
+        normalizers = draw.choices(NORMALIZERS, k=1) if draw.random() < 0.1 else []
+        data = {
+            "version": "1.0", "truncation": None, "padding": None, "added_tokens": [{**end, **flags}],
+            "normalizer": in_sequence(draw, "normalizers", normalizers) if normalizers or draw.random() < 0.5 else None,
+            "pre_tokenizer": in_sequence(draw, "pretokenizers", splitters),
+            "post_processor": in_sequence(draw, "processors", draw.choices(PROCESSORS, k=draw.randint(1, 2))),
+            "decoder": in_sequence(draw, "decoders", [LEVEL]),
+            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                      "end_of_word_suffix": None, "fuse_unk": draw.random() < 0.5, "byte_fallback": False,
+                      "ignore_merges": draw.random() < 0.3, "vocab": ids, "merges": merges},
+        }  # fmt: skip
+        path = tmp_path / "tokenizer.json"
+        path.write_text(json.dumps(data), encoding="utf-8")
+        peer = tokenizers.Tokenizer.from_file(str(path))
+        try:
+            ours = from_folder(tmp_path)
+        except numgpt.CheckpointError:
+            continue
+        for text in LONG:
+            assert ours.encode(text, allow_special=True) == peer.encode(text).ids, (seed, text, data)
+        done += 1
+    assert done > 0.4 * len(seeds)
