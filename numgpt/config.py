@@ -34,11 +34,18 @@ class Config(NamedTuple):
     tie_word_embeddings: bool = True  # the output head is the token embedding
     eos_token_id: int | None = 50256  # <|endoftext|>
     n_tokens: int | None = None  # ids from here on are padding of the embedding, never sampled; None: there is none
+    bos_token_id: int | None = None  # what an empty text begins with; None: eos_token_id
+    more_eos_ids: tuple[int, ...] = ()  # ids that end a text too
 
     @property
     def mlp_width(self) -> int:
         """F, the width of the MLP."""
         return 4 * self.n_embd if self.n_inner is None else self.n_inner
+
+    @property
+    def start_id(self) -> int | None:
+        """What an empty text begins with; None where the model has no such token."""
+        return self.eos_token_id if self.bos_token_id is None else self.bos_token_id
 
     @property
     def head_size(self) -> int:

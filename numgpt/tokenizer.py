@@ -180,6 +180,10 @@ class Tokenizer:
                     ids += self.encode_word(word)
         return ids
 
+    def encode_part(self, text: str, allow_special: bool = False) -> list[int]:
+        """A part of a text to ids: what `encode` gives, also for a tokenizer that puts tokens around each text."""
+        return self.encode(text, allow_special)
+
     def encode_word(self, word: str) -> Sequence[int]:
         """One word, as `split` cuts them, to ids."""
         return self.ids_of(merge(word.encode(), self.ranks), word)

@@ -21,6 +21,8 @@ def test_the_defaults_are_the_124m_model():
         "tie_word_embeddings": True,
         "eos_token_id": 50256,
         "n_tokens": None,
+        "bos_token_id": None,
+        "more_eos_ids": (),
     }
     assert Config().activation_function in ACTIVATIONS
 
@@ -32,3 +34,8 @@ def test_the_mlp_is_four_times_as_wide_unless_said_otherwise(n_inner, width):
 
 def test_heads_share_the_width():
     assert Config(n_embd=6, n_head=3).head_size == 2
+
+
+def test_a_text_begins_with_its_own_token_or_the_one_that_ends_it():
+    assert (Config().start_id, Config(bos_token_id=7).start_id) == (50256, 7)
+    assert (Config(eos_token_id=None).start_id, Config(eos_token_id=None, bos_token_id=7).start_id) == (None, 7)

@@ -63,7 +63,7 @@ def dialogue(model: Model) -> Format:
 
     Raises CheckpointError for a model without end-of-text.
     """
-    encode, eos = tokenizer_of(model).encode, model.config.eos_token_id
+    encode, eos = tokenizer_of(model).encode_part, model.config.eos_token_id
     if eos is None:
         raise CheckpointError("this model has no end-of-text token to join turns with: use the transcript format")
     return Format([], lambda message: [*encode(message), eos], [eos], [])
@@ -72,7 +72,7 @@ def dialogue(model: Model) -> Format:
 def transcript(model: Model) -> Format:
     """Return the format of a model that knows no turns: a line for each, with the name of who speaks."""
     tokenizer = tokenizer_of(model)
-    encode, pieces = tokenizer.encode, tokenizer.pieces(range(len(tokenizer)))
+    encode, pieces = tokenizer.encode_part, tokenizer.pieces(range(len(tokenizer)))
     line_ends = [i for i, piece in enumerate(pieces) if b"\n" in piece]
     return Format(encode(OPENING), lambda message: encode(f"User: {message}\nFriend:"), encode("\n"), line_ends)
 

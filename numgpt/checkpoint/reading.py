@@ -1,5 +1,6 @@
 """From the path of a checkpoint to the model that it holds."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,17 @@ def read_model(path: Path, dtype: str | None = None) -> Model:
 
     path   as for `open_checkpoint`
     dtype  as `float_dtype` returns it: "float32" or "float64"; None: those two stay, F16 and BF16 are widened
-    Returns a Model. Its tokenizer is None where there are no tokenizer files.
-    Raises CheckpointError where there is no such checkpoint, or it is damaged, incomplete or no GPT-2.
+    Returns a Model. Its tokenizer is None where there are no tokenizer files, and Unreadable where they are damaged, of
+    another kind or of another model.
+    Raises CheckpointError where there is no such checkpoint, or its weights are damaged, incomplete or of no GPT-2.
     """
     checkpoint = open_checkpoint(path)
     given, config = match_params(checkpoint.hub_tensors, checkpoint.config, source=str(checkpoint.weights))
     tokenizer = find_tokenizer(checkpoint)
-    config = fit_tokenizer(config, tokenizer, checkpoint.weights.parent)
+    try:
+        config = fit_tokenizer(config, tokenizer, checkpoint.weights.parent)
+    except CheckpointError as error:
+        tokenizer = Unreadable(error)
     return Model(config, read_params(given, config, dtype), tokenizer)
 
 
@@ -44,10 +49,52 @@ def open_checkpoint(path: Path) -> Opened:
         raise CheckpointError(f"{error.filename}: {error.strerror}: check its permissions") from None
 
 
+class Unreadable(Tokenizer):
+    """A tokenizer that can't be read: an error, which whoever asks it for anything gets, and nobody else.
+
+    Ids need no tokenizer. To `if`, it is none.
+    """
+
+    def __init__(self, error: CheckpointError) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "error":  # of a copy in the making
+            raise AttributeError(name)
+        raise CheckpointError(str(self.error))
+
+    def each_piece(self, ids: Iterable[int]) -> Iterator[bytes]:
+        """Raise the error, before any id is out of a range that nobody knows."""
+        raise CheckpointError(str(self.error))
+
+
+OTHER_KINDS = {  # files of tokenizers that numgpt does not have
+    "vocab.txt": "WordPiece, as BERT has it",
+    "spiece.model": "SentencePiece",
+    "tokenizer.model": "SentencePiece",
+    "sentencepiece.bpe.model": "SentencePiece",
+}
+
+
 def find_tokenizer(checkpoint: Opened) -> Tokenizer | None:
-    """Return the tokenizer whose files lie beside the weights, else the one that goes with the weights themselves."""
-    tokenizer = from_folder(checkpoint.folder) if checkpoint.folder else None
-    return checkpoint.tokenizer() if tokenizer is None else tokenizer
+    """Return the tokenizer whose files lie beside the weights, else the one that goes with the weights themselves.
+
+    None: there is none. One that can't be read is Unreadable.
+    """
+    folder = checkpoint.folder
+    try:
+        tokenizer = from_folder(folder) if folder else None
+        tokenizer = checkpoint.tokenizer() if tokenizer is None else tokenizer
+    except CheckpointError as error:
+        return Unreadable(error)
+    others = [name for name in OTHER_KINDS if folder and (folder / name).is_file()] if tokenizer is None else []
+    for name in others:
+        fault = f"is a tokenizer of another kind, {OTHER_KINDS[name]}, expected byte-level BPE as GPT-2 has it"
+        return Unreadable(CheckpointError(f"{folder}/{name}: {fault}: make the ids with its own program"))
+    return tokenizer
 
 
 def float_dtype(dtype: Any) -> str:
@@ -62,7 +109,7 @@ def float_dtype(dtype: Any) -> str:
 
 def fit_tokenizer(config: Config, tokenizer: Tokenizer | None, source: object) -> Config:
     """Note in the config how many rows of the embedding stand for a token. Refuse a tokenizer of another model."""
-    if tokenizer is None:
+    if not tokenizer:
         return config
     if tokenizer.n_ordinary > config.n_vocab:
         raise CheckpointError(

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from numgpt.checkpoint.files import read_small
+from numgpt.checkpoint.files import parse_json, read_small
 from numgpt.config import Config
 from numgpt.errors import CheckpointError
 from numgpt.ops import ACTIVATIONS
@@ -34,6 +34,8 @@ def read_config(folder: Path) -> Config:
 def read_settings(folder: Path) -> tuple[Config, dict[str, Any]]:
     """Read the configuration of a folder, and what else its config.json says.
 
+    Where there is a generation_config.json, it alone says which ids begin and end a text, as in Transformers.
+
     Returns the Config, and all values of config.json: {} where hparams.json is there in its place.
     Raises CheckpointError as read_config does.
     """
@@ -45,7 +47,11 @@ def read_settings(folder: Path) -> tuple[Config, dict[str, Any]]:
         values = json.loads(read_small(path))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from None
-    return config_from_json(values, source=str(path)), values if path == hub else {}
+    config = config_from_json(values, source=str(path))
+    generation = folder / "generation_config.json"
+    if generation.exists():
+        config = _with_ends(config, parse_json(generation, read_small(generation)), str(generation))
+    return config, values if path == hub else {}
 
 
 def config_from_json(values: Any, source: str = "config.json") -> Config:
@@ -57,7 +63,8 @@ def config_from_json(values: Any, source: str = "config.json") -> Config:
     those missing have the defaults that Transformers gives them.
     Raises CheckpointError where a value is impossible, and where the file describes another model than GPT-2.
     Notes: n_positions counts where n_ctx says something else, since it is the one that sizes the embedding.
-    An end-of-text id outside the vocabulary can't occur, and is read as none.
+    eos_token_id may be a list of ids, each of which ends a text. One outside the vocabulary can't occur, and is
+    passed over.
     Source: configuration_gpt2.py of Transformers; model.py of OpenAI's release.
 
     >>> config_from_json({"model_type": "gpt2", "n_embd": 32, "n_head": 4, "vocab_size": 100}).n_vocab
@@ -98,22 +105,36 @@ def config_from_json(values: Any, source: str = "config.json") -> Config:
     if activation not in ACTIVATIONS:
         raise wrong("activation_function", activation, f"one of {', '.join(ACTIVATIONS)}")
 
-    eos = values.get("eos_token_id", 50256)
-    if isinstance(eos, list) and len(eos) == 1:
-        eos = eos[0]
-    if eos is not None and type(eos) is not int:
-        raise wrong("eos_token_id", eos, "one id, or null")
-    if eos is not None and not 0 <= eos < sizes["n_vocab"]:
-        eos = None
+    return _with_ends(
+        Config(
+            **sizes,
+            layer_norm_epsilon=float(eps),
+            activation_function=activation,
+            scale_attn_weights=get("scale_attn_weights", bool, True),
+            scale_attn_by_inverse_layer_idx=get("scale_attn_by_inverse_layer_idx", bool, False),
+            tie_word_embeddings=get("tie_word_embeddings", bool, True),
+        ),
+        {"eos_token_id": 50256, "bos_token_id": 50256, **values},
+        source,
+    )
 
-    return Config(
-        **sizes,
-        layer_norm_epsilon=float(eps),
-        activation_function=activation,
-        scale_attn_weights=get("scale_attn_weights", bool, True),
-        scale_attn_by_inverse_layer_idx=get("scale_attn_by_inverse_layer_idx", bool, False),
-        tie_word_embeddings=get("tie_word_embeddings", bool, True),
-        eos_token_id=eos,
+
+def _with_ends(config: Config, values: dict[str, Any], source: str) -> Config:
+    """Return the config with the ids that begin and end a text: eos_token_id is one id there, several or none."""
+    ends, start = values.get("eos_token_id"), values.get("bos_token_id")
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    for key, ids in ("eos_token_id", ends), ("bos_token_id", [] if start is None else [start]):
+        for i in ids:
+            if type(i) is not int:
+                expected = "one id, a list of ids, or null" if key == "eos_token_id" else "one id, or null"
+                fault = f"{key} is {values[key]!r:.80}, expected {expected}"
+                raise CheckpointError(f"{source}: {fault}: damaged, or not of a GPT-2?")
+    known = range(config.n_vocab)
+    ends = list(dict.fromkeys(i for i in ends if i in known))
+    return config._replace(
+        eos_token_id=ends[0] if ends else None,
+        more_eos_ids=tuple(ends[1:]),
+        bos_token_id=start if start in known and start != (ends or [None])[0] else None,
     )
 
 
@@ -128,7 +149,9 @@ def config_to_json(config: Config) -> dict[str, Any]:
     for ours, theirs in ("n_vocab", "vocab_size"), ("n_ctx", "n_positions"):
         values[theirs] = values.pop(ours)
     del values["n_tokens"]  # follows from the tokenizer
-    return values
+    if more := values.pop("more_eos_ids"):
+        values["eos_token_id"] = [config.eos_token_id, *more]
+    return {**values, "bos_token_id": config.start_id}
 
 
 def _refuse_other_models(values: dict[str, Any], source: str) -> None:

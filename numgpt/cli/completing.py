@@ -169,7 +169,7 @@ def generate_options(args: argparse.Namespace, tokenizer: Tokenizer) -> dict[str
     if args.num_beams == 1:  # a search draws nothing
         options = {"temperature": TEMPERATURE, "top_k": TOP_K, **options}
     options["stop_strings"] = [reread_as_utf8(stop) for stop in args.stop]
-    options["bad_words"] = [tokenizer.encode(reread_as_utf8(text)) for text in args.bad_words] or None
+    options["bad_words"] = [tokenizer.encode_part(reread_as_utf8(text)) for text in args.bad_words] or None
     options["logit_bias"] = list(dict(parse_bias(text, tokenizer) for text in args.logit_bias).items()) or None
     return options
 
@@ -183,7 +183,7 @@ def parse_bias(text: str, tokenizer: Tokenizer) -> tuple[tuple[int, ...], float]
     """Return the ids and the number of a bias, "TEXT=NUMBER"."""
     words, _, number = reread_as_utf8(text).rpartition("=")
     try:
-        return tuple(tokenizer.encode(words)), float(number)
+        return tuple(tokenizer.encode_part(words)), float(number)
     except ValueError:
         raise OptionError(f"--logit-bias is {text!r:.80}, expected TEXT=NUMBER, as in ' king=2.5'") from None
 

@@ -117,7 +117,7 @@ def show_next(args: argparse.Namespace, model: Model, ids: list[int], logits: np
     tokenizer = model.tokenizer
 
     def name(i: int) -> str:
-        return str(i) if tokenizer is None else shown_piece(tokenizer.pieces([i])[0])
+        return str(i) if not tokenizer else shown_piece(tokenizer.pieces([i])[0])
 
     print(f"\n  after position {at}, {name(ids[at])}:")
     order: list[Any] = np.argsort(-before, kind="stable")[: args.top].tolist()

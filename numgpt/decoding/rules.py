@@ -171,14 +171,15 @@ def check_held(cache: KVCache, length: int, config: Config, dtype: np.dtype, rul
 
 
 def check_stop_ids(stop_ids: Sequence[int], config: Config) -> tuple[int, ...]:
-    """Return the ids that end a text: end-of-text, if the model has it, and those asked for.
+    """Return the ids that end a text: those of the model, and those asked for.
 
-    >>> check_stop_ids([7], Config(eos_token_id=3))
-    (3, 7)
+    >>> check_stop_ids([7], Config(eos_token_id=3, more_eos_ids=(5,)))
+    (3, 5, 7)
     """
     fits = all(is_integer(i) and 0 <= i < config.n_vocab for i in stop_ids)
     check_option("stop_ids", stop_ids, fits, f"ids from 0 to {config.n_vocab - 1}")
-    return (*(() if config.eos_token_id is None else (config.eos_token_id,)), *map(int, stop_ids))
+    ends = () if config.eos_token_id is None else (config.eos_token_id, *config.more_eos_ids)
+    return (*ends, *map(int, stop_ids))
 
 
 def random_seed() -> int:

@@ -124,15 +124,15 @@ def text_of(ids: Iterable[int], tokenizer: Tokenizer, stop_strings: Sequence[str
 
 
 def start_ids(model: Model, ids: Ids) -> Ids:
-    """Return ids, or for none the end-of-text id, after which a new text begins.
+    """Return ids, or for none the id that a new text begins with: end-of-text, unless the model has another.
 
     Raises TokenError where the model has no such id.
     """
     if len(ids):
         return ids
-    if model.config.eos_token_id is None:
+    if model.config.start_id is None:
         raise TokenError("the prompt is empty, and the model has no end-of-text to start from: give some text")
-    return [model.config.eos_token_id]
+    return [model.config.start_id]
 
 
 def until(pieces: Iterable[str], stop_strings: Sequence[str]) -> Iterator[str]:

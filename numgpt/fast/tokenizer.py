@@ -175,9 +175,11 @@ class Tokenizer(tokenizer.Tokenizer):
     added             `AddedToken`s, special ones (<|endoftext|>) and others
     unreachable       {id: piece} of further ids, that decode and that no text gives
     add_prefix_space  put a space before a text that does not begin with one
+    before, after     ids that go before and after each text, such as RoBERTa's <s> and </s>
+    ignore_merges     a word that is a piece is not merged, also where it is `unreachable`
 
     Attributes: `vocabulary` {piece: id}, `ranks` {pair: rank}, `special_tokens` {text: id}, `n_ordinary` one past the
-    highest id that text gives without `allow_special`. len(tokenizer) is one past the highest id of all.
+    highest id of the vocabulary. len(tokenizer) is one past the highest id of all.
     Raises nothing: those who read files check what they read.
 
     >>> tokenizer = Tokenizer([(b"h", b"i"), (b" ", b"hi")], added=[AddedToken("<end>", 300, special=True)])
@@ -192,6 +194,9 @@ class Tokenizer(tokenizer.Tokenizer):
         added: Iterable[AddedToken] = (),
         unreachable: Mapping[int, bytes] | None = None,
         add_prefix_space: bool = False,
+        before: Iterable[int] = (),
+        after: Iterable[int] = (),
+        ignore_merges: bool = False,
     ) -> None:
         self._added = {token.text: token for token in added}
         special = {token.text: token.id for token in self._added.values() if token.special}
@@ -200,7 +205,10 @@ class Tokenizer(tokenizer.Tokenizer):
         self._pieces = {**(unreachable or {}), **self._pieces, **plain}
         self._length = super().__len__()
         self._add_prefix_space = add_prefix_space
-        self.n_ordinary = max(chain(self.vocabulary.values(), plain), default=-1) + 1
+        self.before, self.after = list(before), list(after)
+        others = {piece: i for i, piece in (unreachable or {}).items()}
+        self._not_merged = {**others, **self.vocabulary} if ignore_merges else {}
+        self.n_ordinary = max(self.vocabulary.values(), default=-1) + 1
         self._finders = []
         for normalized in (False, True):
             texts = sorted((t.text for t in self._added.values() if t.normalized == normalized), key=len, reverse=True)
@@ -215,6 +223,10 @@ class Tokenizer(tokenizer.Tokenizer):
         return f"Tokenizer({len(self)} ids, {len(self.ranks)} merges, special: {self.special_tokens})"
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        """What `tokenizer.Tokenizer.encode` returns, sooner, and around it the tokens that go around each text."""
+        return [*self.before, *self.encode_part(text, allow_special), *self.after]
+
+    def encode_part(self, text: str, allow_special: bool = False) -> list[int]:
         if not isinstance(text, str):
             check_text(text)
         ids: list[int] = []
@@ -233,7 +245,10 @@ class Tokenizer(tokenizer.Tokenizer):
         return ids
 
     def encode_word(self, word: str) -> Sequence[int]:
-        return self.ids_of(merge(word.encode(), self.ranks), word)
+        data = word.encode()
+        if data in self._not_merged:
+            return (self._not_merged[data],)
+        return self.ids_of(merge(data, self.ranks), word)
 
     def _cut(self, text: str, allow_special: bool) -> Iterator[str | AddedToken]:
         """The text cut at its added tokens: the leftmost first, and the longest of those that begin together."""

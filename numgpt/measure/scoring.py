@@ -127,7 +127,7 @@ def score(
     stride = context // 2 if stride is None else stride
     expected = f"an integer from 1 to {context}, the context: a larger one would leave tokens out"
     check_option("stride", stride, is_integer(stride) and 1 <= stride <= context, expected)
-    if bos and config.eos_token_id is None:
+    if bos and config.start_id is None:
         raise OptionError("bos is True, but this model has no end-of-text id to put before the text: leave it out")
 
     before: Ids
@@ -135,10 +135,10 @@ def score(
     if isinstance(text, str) and isinstance(given, str):
         before, ids = continuation_ids(require_tokenizer(model), given, text)
     else:
-        before = require_tokenizer(model).encode(given) if isinstance(given, str) and given else given or []
+        before = require_tokenizer(model).encode_part(given) if isinstance(given, str) and given else given or []
         ids = require_tokenizer(model).encode(text) if isinstance(text, str) else text
     if bos:
-        before = [*([] if config.eos_token_id is None else [config.eos_token_id]), *before]
+        before = [*([] if config.start_id is None else [config.start_id]), *before]
     if hasattr(ids, "__len__") and len(ids) < 2 - bool(len(before)):
         remedy = "give some text" if bos else "nothing comes before the first: give more text, or bos=True (--bos)"
         raise TokenError(f"too short to score: tokens: {len(ids)}, expected {2 - bos} or more: {remedy}")
@@ -177,8 +177,8 @@ def continuation_ids(tokenizer: Tokenizer, given: str, text: str) -> tuple[list[
     if not given:
         return [], tokenizer.encode(text)
     kept = given.rstrip()
-    before = tokenizer.encode(kept)
-    return before, tokenizer.encode(given + text)[len(before) :]
+    before = tokenizer.encode_part(kept)
+    return before, tokenizer.encode_part(given + text)[len(before) :]
 
 
 def likeliest(

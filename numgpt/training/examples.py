@@ -178,7 +178,8 @@ def parse_lines(path: Path, text: str, tokenizer: Tokenizer, limit: int, setting
                 f"answer"
             )
         parts = question + separator, answer  # apart, since the answer is not there yet when it is asked for
-        ids, answer_ids = (tuple(tokenizer.encode(x, allow_special=settings.allow_special)) for x in parts)
+        ids = tuple(tokenizer.encode(parts[0], allow_special=settings.allow_special))
+        answer_ids = tuple(tokenizer.encode_part(parts[1], allow_special=settings.allow_special))
         if len(ids) + len(answer_ids) > limit:
             raise ContextError(
                 f"{path}: line {number}: {len(ids) + len(answer_ids)} tokens, expected at most {limit}: shorten it, or "

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from numgpt.checkpoint.companions import write_tokenizer
 from numgpt.checkpoint.disk import folder_written_whole, try_lock
 from numgpt.checkpoint.export import convert
 from numgpt.checkpoint.files import parse_json, wrong
@@ -21,9 +22,9 @@ from numgpt.checkpoint.names import hub_name
 from numgpt.checkpoint.safetensors import read_header, write_safetensors
 from numgpt.checkpoint.settings import config_to_json
 from numgpt.checkpoint.tensors import tensor_of
-from numgpt.checkpoint.vocabulary import write_vocabulary
 from numgpt.config import Config
 from numgpt.errors import CheckpointError, OptionError
+from numgpt.hub.folders import find
 from numgpt.hub.loading import locate
 from numgpt.model import Model, tokenizer_of
 from numgpt.params import faults, leaves, map_leaves, param_shapes
@@ -76,9 +77,9 @@ def create(folder: Path, model: Model, record: dict[str, Any], start: str | None
     try:
         with folder_written_whole(folder) as part:
             if start is None:
-                values = {**config_to_json(model.config), "bos_token_id": model.config.eos_token_id}
+                kind = write_tokenizer(tokenizer_of(model), tokenizer_folder(record.get("tokenizer")), part)
+                values = {**config_to_json(model.config), **kind}
                 (part / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-                write_vocabulary(tokenizer_of(model), part)
             else:
                 convert(locate(start), part)
             save(part, state, record)
@@ -87,6 +88,12 @@ def create(folder: Path, model: Model, record: dict[str, Any], start: str | None
             raise busy(folder) from None
         raise
     return state
+
+
+def tokenizer_folder(name: str | None) -> Path | None:
+    """Return where the files of a tokenizer lie that a new model is given; None where they need not be there."""
+    path = None if name is None else find(name)
+    return path if path is None or path.is_dir() else path.parent
 
 
 def busy(folder: Path) -> OptionError:
@@ -134,7 +141,10 @@ def plain(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_record(folder: Path, record: dict[str, Any]) -> None:
-    """Raise OptionError where the run in a folder is not of these settings and texts, with what differs."""
+    """Raise OptionError where the run in a folder is not of these settings and texts, with what differs.
+
+    The number of steps may: it only says how far a run goes.
+    """
     metadata = read_header(folder / STATE)[1]
     if "settings" not in metadata:
         raise wrong(folder / STATE, "no settings in it", "it is no state of training")
@@ -142,7 +152,7 @@ def check_record(folder: Path, record: dict[str, Any]) -> None:
     changes = [
         f"{name} was {old.get(name)!r:.70} and is {record.get(name)!r:.70}"
         for name in {**old, **record}
-        if old.get(name) != record.get(name)
+        if old.get(name) != record.get(name) and name != "steps"
     ]
     if changes:
         raise OptionError(

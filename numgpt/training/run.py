@@ -169,7 +169,7 @@ def train(
     val_file       what to measure on; None: the last tenth of the text, or every tenth line, is not learned from
     eval_interval  every so many steps, and at the end, the held-out text is evaluated and the checkpoint replaced
     report         is told of each step
-    settings       those of `Settings`, which change the outcome
+    settings       those of `Settings`, which change the outcome. With more `steps` than before a run goes on further
     Returns the Model.
     Raises, before any work, OptionError for a setting out of its range and for a folder that is taken, TokenError or
     ContextError for a text that does not fit, OSError where it can't be read. Later OptionError where the loss is not

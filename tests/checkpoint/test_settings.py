@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from numgpt.checkpoint.settings import config_from_json
+from numgpt.checkpoint.settings import config_from_json, config_to_json, read_settings
 from numgpt.config import Config
 from numgpt.errors import CheckpointError
 from numgpt.ops import ACTIVATIONS
@@ -165,7 +165,7 @@ def test_the_end_of_text_and_the_context_of_rugpt3_are_kept():
     values = released(
         768, 12, 12, bos_token_id=1, eos_token_id=2, pad_token_id=0, n_ctx=2048, n_positions=2048, n_inner=None
     )
-    assert config_from_json(values) == Config(n_ctx=2048, eos_token_id=2)
+    assert config_from_json(values) == Config(n_ctx=2048, bos_token_id=1, eos_token_id=2)
 
 
 @pytest.mark.parametrize(
@@ -272,13 +272,82 @@ def test_n_positions_counts_where_n_ctx_says_something_else():
     ],
 )
 def test_an_end_of_text_is_one_id_of_the_vocabulary_or_none(values, eos):
-    assert config_from_json(values).eos_token_id == eos
+    config = config_from_json(values)
+    assert (config.eos_token_id, config.more_eos_ids) == (eos, ())
 
 
-@pytest.mark.parametrize("eos", [[], [1, 2], "2", 2.0, True, [True], {"id": 2}, [None, None]])
+@pytest.mark.parametrize(
+    ("values", "eos", "more"),
+    [
+        ({"eos_token_id": []}, None, ()),
+        ({"eos_token_id": [2, 1]}, 2, (1,)),
+        ({"eos_token_id": [2, 50257, 2, 7, -1, 1]}, 2, (7, 1)),  # each once, and none that can't occur
+    ],
+)
+def test_several_ids_may_end_a_text(values, eos, more):
+    config = config_from_json(values)
+    assert (config.eos_token_id, config.more_eos_ids) == (eos, more)
+    assert config_from_json(config_to_json(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "start"),
+    [
+        ({}, 50256),
+        ({"bos_token_id": 1}, 1),
+        ({"bos_token_id": None, "eos_token_id": 2}, 2),
+        ({"bos_token_id": 50257, "eos_token_id": 2}, 2),
+        ({"bos_token_id": None, "eos_token_id": None}, None),
+    ],
+)
+def test_a_text_begins_with_one_id_of_the_vocabulary_or_none(values, start):
+    config = config_from_json(values)
+    assert config.start_id == start
+    assert config_from_json(config_to_json(config)) == config
+
+
+@pytest.mark.parametrize("bos", [[1], "2", True, 2.0])
+def test_another_beginning_is_refused(bos):
+    assert message({"bos_token_id": bos}) == f"config.json: bos_token_id is {bos!r}, expected one id, or null"
+
+
+@pytest.mark.parametrize("eos", ["2", 2.0, True, [True], {"id": 2}, [None, None], [1, "2"]])
 def test_another_end_of_text_is_refused(eos):
-    shown = eos[0] if eos == [True] else eos
-    assert message({"eos_token_id": eos}) == f"config.json: eos_token_id is {shown!r}, expected one id, or null"
+    expected = f"config.json: eos_token_id is {eos!r}, expected one id, a list of ids, or null"
+    assert message({"eos_token_id": eos}) == expected
+
+
+# --- generation_config.json
+
+
+@pytest.mark.parametrize(
+    ("generation", "bos", "eos", "more"),
+    [
+        (None, 3, 4, ()),  # no such file: config.json
+        ({"eos_token_id": [5, 6], "bos_token_id": 7}, 7, 5, (6,)),
+        ({"eos_token_id": 5, "temperature": 0.5}, None, 5, ()),
+        ({"eos_token_id": None, "bos_token_id": 3}, 3, None, ()),
+        ({}, None, None, ()),  # it is there and says nothing: neither does Transformers look further
+        ({"eos_token_id": 50257}, None, None, ()),
+    ],
+)
+def test_generation_config_alone_says_what_begins_and_ends_a_text(tmp_path, generation, bos, eos, more):
+    (tmp_path / "config.json").write_text('{"bos_token_id": 3, "eos_token_id": 4}')
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    config, values = read_settings(tmp_path)
+    assert config == Config(bos_token_id=bos, eos_token_id=eos, more_eos_ids=more)
+    assert values == {"bos_token_id": 3, "eos_token_id": 4}
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"[1]", b'{"eos_token_id": "x"}', b"\xff", b'{"eos_token_id": [[1]]}', b"[" * 9999]
+)
+def test_a_damaged_generation_config_is_named(tmp_path, raw):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "generation_config.json").write_bytes(raw)
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: .*expected"):
+        read_settings(tmp_path)
 
 
 # --- what is refused
@@ -428,7 +497,7 @@ def test_each_message_begins_with_the_name_of_the_file(values):
         ("architectures", ["x" * 999]),
         ("pruned_heads", "x" * 999),
         ("n_embd", "x" * 999),
-        ("eos_token_id", list(range(999))),
+        ("eos_token_id", ["x"] * 999),
     ],
 )
 def test_a_long_value_is_cut_in_the_message(key, value):
@@ -455,6 +524,7 @@ KEYS = [
     "scale_attn_weights",
     "scale_attn_by_inverse_layer_idx",
     "tie_word_embeddings",
+    "bos_token_id",
     "eos_token_id",
     "n_tokens",
     "model_type",

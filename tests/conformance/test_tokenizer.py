@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from tokenizers.models import BPE
 from transformers import GPT2TokenizerFast
 
-from numgpt.checkpoint.vocabulary import _spellings, from_folder, gpt2, read_tokenizer_json, read_vocabulary
+from numgpt.checkpoint.pieces import spellings
+from numgpt.checkpoint.vocabulary import from_folder, gpt2, read_tokenizer_json, read_vocabulary
 from numgpt.fast.tokenizer import Tokenizer
 
 GPT2 = gpt2()
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 TIKTOKEN = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=dict(GPT2.vocabulary), special_tokens={})
-SPELT = {byte: char for char, byte in _spellings().items()}
+SPELT = {byte: char for char, byte in spellings().items()}
 ALL = [chr(i) for i in range(0x110000) if not 0xD800 <= i <= 0xDFFF]
 
 

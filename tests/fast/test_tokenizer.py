@@ -200,7 +200,16 @@ def test_added_tokens_are_always_found_and_special_ones_when_allowed() -> None:
     tokenizer = with_added(AddedToken("<a>", 300), AddedToken("<s>", 301, special=True))
     assert tokenizer.encode("<a><s>") == [300, 60, 115, 62]
     assert tokenizer.encode("<a><s>", allow_special=True) == [300, 301]
-    assert (len(tokenizer), tokenizer.n_ordinary) == (302, 301)
+    assert (len(tokenizer), tokenizer.n_ordinary) == (302, 256)
+
+
+def test_tokens_go_around_each_text_and_not_around_a_part_of_it() -> None:
+    tokenizer = with_added(AddedToken("<s>", 300, special=True), before=[300], after=[300, 301])
+    assert tokenizer.encode("ab") == [300, 97, 98, 300, 301]
+    assert tokenizer.encode("") == [300, 300, 301]
+    assert tokenizer.encode("<s>", allow_special=True) == [300, 300, 300, 301]
+    assert tokenizer.encode_part("ab") == [97, 98]
+    assert tokenizer.encode_part("<s>", allow_special=True) == [300]
 
 
 def test_the_leftmost_added_token_wins_then_the_longest() -> None:

@@ -1,5 +1,6 @@
 """`load` finds a checkpoint by path or name and gives its numbers exactly, or says in one message why it can't."""
 
+import copy
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from support.checkpoints import (
 import numgpt
 from numgpt.checkpoint.reading import open_checkpoint
 from numgpt.config import Config
-from numgpt.errors import CheckpointError, DownloadError, OptionError
+from numgpt.errors import CheckpointError, DownloadError, OptionError, TokenError
 from numgpt.fast.tokenizer import Tokenizer
 from numgpt.hub.folders import bundled
 from numgpt.hub.loading import load, load_tokenizer, locate
@@ -443,11 +444,83 @@ def test_without_tokenizer_files_ids_work(tmp_path):
     assert len(new) == 3
 
 
-def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+def error_of_text(model):
+    """The logits are there; the message is that of whoever needs the tokenizer, whatever for."""
+    assert numgpt.forward([1, 2], model.params, model.config).shape == (2, model.config.n_vocab)
+    assert list(numgpt.generate([1, 2], model.params, model.config, max_new_tokens=1, seed=1))
+    assert "no tokenizer" in repr(model)
+    asked = [
+        lambda tokenizer: tokenizer.encode("a"),
+        lambda tokenizer: tokenizer.encode_part("a"),
+        lambda tokenizer: tokenizer.decode([1]),
+        lambda tokenizer: list(tokenizer.decode_stream([1])),
+        lambda tokenizer: tokenizer.pieces([1]),
+        lambda tokenizer: tokenizer.special_tokens,
+        lambda tokenizer: numgpt.complete(model, "a"),
+        lambda tokenizer: numgpt.score(model, "a b"),
+    ]
+    messages = set()
+    for ask in asked:
+        with pytest.raises(CheckpointError) as caught:
+            ask(model.tokenizer)
+        messages.add(str(caught.value))
+    assert len(messages) == 1
+    assert repr(copy.deepcopy(model)) == repr(model)
+    return messages.pop()
+
+
+def test_a_tokenizer_of_another_model_is_refused_where_text_is_needed(tmp_path):
     folder = with_tokenizer(tmp_path / "m", 250)
-    assert message(folder) == (
+    assert error_of_text(load(folder)) == (
         f"{folder}: the tokenizer has 257 tokens, but the embedding 250 rows: the tokenizer files are of another model"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "kind"),
+    [
+        ("tokenizer.json", b'{"normalizer": {"type": "BertNormalizer"}, "model": {"type": "WordPiece"}}', "WordPiece"),
+        ("tokenizer.json", b'{"model": {"type": "Unigram"}}', "Unigram"),
+        ("tokenizer.json", b'{"model": {"type": "WordLevel"}}', "WordLevel"),
+        ("tokenizer_config.json", b'{"tokenizer_class": "BertTokenizer"}', "BertTokenizer"),
+        ("vocab.json", b"{", "vocab.json: not JSON"),
+        ("merges.txt", b"\xff", "merges.txt: byte 0 is not UTF-8"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_read_is_told_where_text_is_needed(tmp_path, name, raw, kind):
+    folder = with_tokenizer(tmp_path / "m", TOKENS)
+    (folder / name).write_bytes(raw)
+    model = load(folder)
+    assert kind in error_of_text(model)
+    with pytest.raises(CheckpointError, match=kind):
+        load_tokenizer(folder)
+    assert numgpt.load("storyteller").tokenizer.encode("a")  # a tokenizer from elsewhere does
+
+
+@pytest.mark.parametrize(("name", "kind"), [("vocab.txt", "WordPiece"), ("spiece.model", "SentencePiece")])
+def test_another_programs_tokenizer_is_named_where_text_is_needed(tmp_path, name, kind):
+    folder = write_checkpoint(tmp_path / "m")
+    (folder / name).write_bytes(b"x")
+    message = error_of_text(load(folder))
+    assert message.startswith(f"{folder}/{name}: is a tokenizer of another kind, {kind}")
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("rows", [TOKENS, TOKENS + 3])
+def test_a_token_without_a_row_keeps_nobody_from_the_others(tmp_path, special, rows):
+    folder = with_tokenizer(tmp_path / "m", rows)
+    extra = {"content": "<extra>", "special": special}
+    tokens = {str(rows + i): {**extra, "content": f"<extra{i}>"} for i in range(40)}
+    write_json(folder / "tokenizer_config.json", {"added_tokens_decoder": tokens})
+    model = load(folder)
+    assert model.config.n_tokens == rows
+    assert model.tokenizer.encode("ab") == load(with_tokenizer(tmp_path / "n", rows)).tokenizer.encode("ab")
+    ids = model.tokenizer.encode("a<extra7>", allow_special=True)
+    assert ids[-1] == rows + 7
+    with pytest.raises(TokenError, match=f"is {rows + 7}, expected 0 to {rows - 1}, the vocabulary"):
+        numgpt.forward(ids, model.params, model.config)
+    new = numgpt.generate([1], model.params, model.config, max_new_tokens=6, seed=1, temperature=9)
+    assert max(new, default=0) < rows
 
 
 @pytest.mark.parametrize(("vocab_size", "n_tokens"), [(257, 257), (258, 258), (259, 259), (260, 259), (320, 259)])
@@ -455,12 +528,6 @@ def test_special_tokens_past_the_embedding_are_no_reason_to_refuse(tmp_path, voc
     model = load(with_tokenizer(tmp_path / "m", vocab_size, added=("<|pad|>",)))
     assert len(model.tokenizer) == 259
     assert model.config.n_tokens == n_tokens
-
-
-def test_damaged_tokenizer_files_are_an_error_and_not_none(tmp_path):
-    folder = with_tokenizer(tmp_path / "m", TOKENS)
-    (folder / "vocab.json").write_bytes(b"{")
-    assert "vocab.json" in message(folder)
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0}, {}, {"temperature": 5, "top_k": 3}, {"top_p": 0.9}])

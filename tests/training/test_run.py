@@ -12,9 +12,12 @@ from support.checkpoints import TOKENS, hub_tensors, write_checkpoint, write_tok
 from support.runs import FILES, FLAGS, TINY, call, command, files, posix
 
 import numgpt
+from numgpt.checkpoint.pieces import spellings
 from numgpt.checkpoint.safetensors import read_header
 from numgpt.cli import learning
 from numgpt.cli import main as cli
+from numgpt.errors import OptionError
+from numgpt.hub.loading import load_tokenizer
 from numgpt.params import leaves
 from numgpt.training import run as training
 from numgpt.training.run import train
@@ -116,6 +119,53 @@ def test_a_new_model_may_have_the_vocabulary_of_another(text, tmp_path):
     assert model.config.n_vocab == 4096
     assert model.config.eos_token_id == 4095
     assert model.tokenizer.encode("Once upon a time") == [46, 1198, 2402, 257, 640]
+
+
+def test_more_steps_go_on_from_the_last(text, tmp_path):
+    options = {**TINY, "min_lr": TINY.get("learning_rate", 1e-3)}  # constant, so that a step does not depend on the end
+    train(text, tmp_path / "whole", **{**options, "steps": 7})
+    seen = []
+    for steps in (3, 3, 7, 5):
+        train(text, tmp_path / "parts", **{**options, "steps": steps}, report=seen.append)
+    assert [progress.step for progress in seen] == [1, 2, 3, 4, 5, 6, 7]
+    one, other = (dict(leaves(numgpt.load(tmp_path / name).params)) for name in ("whole", "parts"))
+    assert all((one[path] == other[path]).all() for path in one)
+    with pytest.raises(OptionError, match="belongs to another run: seed was 0 and is 5: give"):
+        train(text, tmp_path / "parts", **{**options, "steps": 9, "seed": 5})
+
+
+@pytest.mark.parametrize("beside", ["tokenizer_config.json", "config.json", None])
+def test_a_new_model_keeps_all_that_the_tokenizer_is(text, tmp_path, beside):
+    """Also where the class alone, or none, says that tokenizer.json has the say on the space before a text."""
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
+    ids = {**{piece: i for i, piece in enumerate(spellings())}, "<|endoftext|>": 256}
+    added = [
+        {"id": 256, "content": "<|endoftext|>", "special": True},
+        {"id": 257, "content": "<|user|>", "special": True, "rstrip": True},
+        {"id": 258, "content": "10", "special": False},
+    ]
+    files = {
+        "tokenizer.json": {
+            "added_tokens": added,
+            "pre_tokenizer": level,
+            "decoder": level,
+            "model": {"type": "BPE", "vocab": ids, "merges": []},
+        },
+        "special_tokens_map.json": {"pad_token": "<|pad|>"},
+    }
+    if beside:
+        files[beside] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    model = train(text, tmp_path / "out", **TINY, tokenizer=str(folder))
+    want = load_tokenizer(folder).encode("10+<|user|> 2<|pad|>", allow_special=True)
+    assert want == [258, ids["Ġ"], ids["+"], 257, ids["Ġ"], ids["2"], 259]
+    assert model.tokenizer.encode("10+<|user|> 2<|pad|>", allow_special=True) == want
+    assert model.config.n_vocab == 260
+    shutil.rmtree(folder)  # a run that has begun needs it no more
+    train(text, tmp_path / "out", **TINY, tokenizer=str(folder))
 
 
 def test_block_size_is_the_context_of_a_new_model(text, tmp_path):
