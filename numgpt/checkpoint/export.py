@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numgpt.checkpoint.disk import folder_written_whole
 from numgpt.checkpoint.names import hub_name, match_params
 from numgpt.checkpoint.reading import find_tokenizer, open_checkpoint
 from numgpt.checkpoint.safetensors import write_safetensors
-from numgpt.checkpoint.settings import config_to_json
+from numgpt.checkpoint.settings import NOTHING, config_to_json
 from numgpt.checkpoint.vocabulary import write_vocabulary
 
 COPIED = (  # as they are, where the source has them
@@ -25,11 +26,17 @@ COPIED = (  # as they are, where the source has them
 )
 
 
-def convert(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:
+def convert(
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    base: Path | None = None,
+    given: Mapping[str, Any] = NOTHING,
+) -> Path:
     """Write a checkpoint as config.json, model.safetensors and tokenizer files.
 
     path    a folder, or a file of weights
     folder  where they go: a new folder, or an empty one. It takes its name when all is written
+    base, given  as for `open_checkpoint`
     Returns the folder. Each tensor keeps the dtype that it has in the source; masks and a copied head are left out.
     Raises CheckpointError where the source is none, or the folder is taken or can't be written.
 
@@ -40,7 +47,7 @@ def convert(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Pat
     ['config.json', 'merges.txt', 'model.safetensors', 'vocab.json']
     """
     folder = Path(os.path.abspath(folder))
-    checkpoint = open_checkpoint(Path(path))
+    checkpoint = open_checkpoint(Path(path), base, given)
     given, config = match_params(checkpoint.hub_tensors, checkpoint.config, source=str(checkpoint.weights))
     prefix = {"lm_head": ""}  # the others are those of the body
     tensors = {prefix.get(path, "transformer.") + hub_name(path): tensor for path, tensor in given.items()}

@@ -14,7 +14,7 @@ import warnings
 from importlib import import_module
 
 import numgpt
-from numgpt.cli.terminal import discard_output, exit_at_ctrl_c, fail, say
+from numgpt.cli.terminal import add_model_settings, discard_output, exit_at_ctrl_c, fail, say
 from numgpt.errors import NumgptError
 
 GROUPS = {  # name -> the module of this room that has it, and a line about it
@@ -122,6 +122,7 @@ def add_command(sub: argparse.ArgumentParser, name: str, module: str) -> None:
     if command.has_model:
         about_model = "a name, a folder or a file (default: storyteller)"
         sub.add_argument("-m", "--model", default="storyteller", help=about_model)
+        add_model_settings(sub)
     command.add_arguments(sub)
 
 

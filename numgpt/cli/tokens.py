@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from numgpt.cli.terminal import Command, require, text_of_argument
+from numgpt.cli.terminal import Command, given, require, text_of_argument
 
 EXAMPLES = """examples:
   numgpt tokenize "Hello, world"
@@ -18,7 +18,7 @@ def tokenize(args: argparse.Namespace) -> None:
     """numgpt tokenize: show the ids of a text, each with its piece."""
     from numgpt.hub.loading import load_tokenizer
 
-    tokenizer = require(load_tokenizer(args.model), args.model)
+    tokenizer = require(load_tokenizer(args.model, args.base, **given(args)), args.model)
     ids = tokenizer.encode(text_of_argument(args.text), allow_special=args.allow_special)
     pieces = tokenizer.pieces(ids)
     if args.json:

@@ -26,7 +26,7 @@ from numgpt.config import Config
 from numgpt.errors import OptionError
 from numgpt.hub.loading import locate
 from numgpt.model import Model, tokenizer_of
-from numgpt.params import faults, leaves, map_leaves, param_shapes
+from numgpt.params import faults, in_short, leaves, map_leaves, param_shapes
 from numgpt.training.optimizer import State, start_state
 
 WEIGHTS = "model.safetensors"
@@ -148,6 +148,6 @@ def resume(folder: Path, config: Config) -> State:
     shapes = {"params": params, "m": params, "v": params}
     found = faults({path: tensor.shape for path, tensor in tensors.items()}, dict(leaves(shapes)))
     if found or not metadata.get("step", "").isdecimal():
-        raise wrong(folder / STATE, "; ".join(found) or "no step in it", "it is no state of this model")
+        raise wrong(folder / STATE, in_short(found) or "no step in it", "it is no state of this model")
     trees = map_leaves(lambda path, _: tensors[path].read(), shapes)
     return State(int(metadata["step"]), trees["params"], trees["m"], trees["v"])

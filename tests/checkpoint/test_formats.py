@@ -202,9 +202,7 @@ def test_a_nanogpt_of_another_vocabulary_has_no_tokenizer(tmp_path):
     assert numgpt.load(write_nanogpt(tmp_path / "ckpt.pt", tensors_of_4c())).tokenizer is None
 
 
-@pytest.mark.parametrize(
-    "args", [{"n_head": 4}, {"n_layer": 3}, {"block_size": 8}, {"n_layer": 10**9}, {"n_embd": "6"}]
-)
+@pytest.mark.parametrize("args", [{"n_head": 4}, {"n_layer": 3}, {"n_embd": 8}, {"n_layer": 10**9}, {"n_embd": "6"}])
 def test_sizes_of_a_nanogpt_that_do_not_fit_are_refused(tmp_path, args):
     with pytest.raises(CheckpointError):
         numgpt.load(write_nanogpt(tmp_path / "ckpt.pt", tensors_of_4c(), **args))
