@@ -50,6 +50,7 @@ from numgpt.checkpoint.formats import find_weights, look_at, named_weights
 from numgpt.checkpoint.names import FLOATS, PREFIXES, hub_name, match_params
 from numgpt.checkpoint.pytorch import is_mine as is_torchs
 from numgpt.checkpoint.pytorch import read_pytorch
+from numgpt.checkpoint.safetensors import is_mine as is_safetensors
 from numgpt.checkpoint.safetensors import read_safetensors
 from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.errors import CheckpointError
@@ -91,6 +92,11 @@ def find_adapter(path: Path) -> Path | None:
     return folder if any((folder / name).is_file() for name in (CONFIG, *WEIGHTS)) else None
 
 
+def adapter_weights(folder: Path) -> Path | None:
+    """Return the file with the tensors of the adapter in a folder, or None."""
+    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+
+
 def base_name(folder: Path) -> str | None:
     """Return the name or the path of its base, as an adapter says it; None where it says none, or lies beside it."""
     name = _read_config(folder).get("base_model_name_or_path")
@@ -119,11 +125,12 @@ def merge(folder: Path, base: Opened) -> Opened:
     Raises CheckpointError where the adapter is damaged, of another model, or of a kind that is not LoRA.
     """
     config = _read_config(folder)
-    path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    path = adapter_weights(folder)
     if path is None:
         expected = f"expected {' or '.join(WEIGHTS)} beside it"
         raise wrong(folder / CONFIG, f"the tensors of the adapter are not there, {expected}", "copy them there")
-    stored = read_pytorch(path) if is_torchs(look_at(path)) else read_safetensors(path)
+    glance = look_at(path)
+    stored = read_pytorch(path) if is_torchs(glance) and not is_safetensors(glance) else read_safetensors(path)
     modules = _sort(path, stored, config)
 
     given, base_config = match_params(base.hub_tensors, base.config, source=str(base.weights))

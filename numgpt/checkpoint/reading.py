@@ -82,12 +82,15 @@ def float_dtype(dtype: Any) -> str:
 
 
 def _fit_tokenizer(config: Config, tokenizer: Tokenizer | None, folder: Path) -> Config:
-    """Note in the config how many rows of the embedding stand for a token. Refuse a tokenizer of another model."""
+    """Note in the config how many rows of the embedding stand for a token. Refuse a tokenizer of another model.
+
+    Tokens that were added after the others and have no row are let be: all other texts do, and they are never sampled.
+    """
     if tokenizer is None:
         return config
-    if tokenizer.n_ordinary > config.n_vocab:
+    if tokenizer.n_ordinary > config.n_vocab and (pieces := max(tokenizer.vocabulary.values()) + 1) > config.n_vocab:
         raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.n_ordinary} tokens, but the embedding {config.n_vocab} rows: "
+            f"{folder}: the tokenizer has {pieces} tokens, but the embedding {config.n_vocab} rows: "
             f"the tokenizer files are of another model"
         )
     return config._replace(n_tokens=min(len(tokenizer), config.n_vocab))

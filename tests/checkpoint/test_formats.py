@@ -208,6 +208,36 @@ def test_sizes_of_a_nanogpt_that_do_not_fit_are_refused(tmp_path, args):
         numgpt.load(write_nanogpt(tmp_path / "ckpt.pt", tensors_of_4c(), **args))
 
 
+BARE = {"dropout": 0.0, "lr": 3e-4, "layers": 2, "dim": 6, "heads of another kind": 2}
+
+
+@pytest.mark.parametrize("said", [{}, {"config": BARE}, {"model_args": BARE}, {"model_args": BARE, "config": BARE}])
+def test_a_file_that_does_not_say_the_heads_is_asked_for_them_alone(tmp_path, expected, said):
+    code, storages = saved(nanogpt(tensors_of_4c()))
+    path = tmp_path / "ckpt.pt"
+    write_zip(path, {"model": code, "step": 7, **said}, storages)
+    with pytest.raises(CheckpointError, match="nothing says n_head, the number of heads") as caught:
+        numgpt.load(path)
+    assert len(str(caught.value)) < 400
+    assert_same(numgpt.load(path, n_head=2), expected, activation_function="gelu")
+    assert_same(numgpt.load(path, n_head=2, activation_function="gelu_new"), expected)
+
+
+@pytest.mark.parametrize("key", ["n_head", "n_heads", "num_heads", "num_attention_heads"])
+@pytest.mark.parametrize("where", ["model_args", "config", "hparams", "hyper_parameters", "args"])
+def test_the_heads_come_from_the_configuration_in_the_file_whatever_it_is_called(tmp_path, expected, key, where):
+    code, storages = saved(nanogpt(tensors_of_4c()))
+    write_zip(tmp_path / "ckpt.pt", {"model": code, where: {**BARE, key: 2}, "optimizer": {"lr": 1}}, storages)
+    assert_same(numgpt.load(tmp_path / "ckpt.pt"), expected, activation_function="gelu")
+
+
+def test_a_state_dict_alone_is_read_by_its_shapes_and_by_a_config_beside_it(tmp_path, expected):
+    write_zip(tmp_path / "model.pt", *saved(nanogpt(tensors_of_4c())))
+    assert_same(numgpt.load(tmp_path / "model.pt", n_head=2), expected, activation_function="gelu")
+    write_json(tmp_path / "config.json", {"heads": 2, "activation": "gelu_fast", "layers": 2})
+    assert_same(numgpt.load(tmp_path), expected)
+
+
 def test_the_kind_is_told_from_the_content_and_not_from_the_name(tmp_path, expected):
     config = {**CONFIG, "n_inner": None}
     torch_as_safetensors, safetensors_as_torch = tmp_path / "a", tmp_path / "b"

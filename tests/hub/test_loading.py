@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tracemalloc
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from support.checkpoints import (
 import numgpt
 from numgpt.checkpoint.reading import open_checkpoint
 from numgpt.config import Config
-from numgpt.errors import CheckpointError, DownloadError, OptionError
+from numgpt.errors import CheckpointError, DownloadError, OptionError, TokenError
 from numgpt.fast.tokenizer import Tokenizer
 from numgpt.hub.folders import bundled
 from numgpt.hub.loading import load, load_tokenizer, locate
@@ -469,6 +470,23 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     assert message(folder) == (
         f"{folder}: the tokenizer has 257 tokens, but the embedding 250 rows: the tokenizer files are of another model"
     )
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("n", [1, 40])
+def test_tokens_that_were_added_and_got_no_row_are_told_of_where_a_text_has_them(tmp_path, special, n):
+    folder = with_tokenizer(tmp_path / "m", TOKENS)
+    added = {i: {"content": f"<new {i}>", "special": special} for i in range(TOKENS, TOKENS + n)}
+    write_json(folder / "tokenizer_config.json", {"added_tokens_decoder": added})
+    model = load(folder)
+    assert model.config.n_tokens == TOKENS
+    encode = partial(model.tokenizer.encode, allow_special=True)
+    assert encode("hi hi") == load(with_tokenizer(tmp_path / "plain", TOKENS)).tokenizer.encode("hi hi")
+    assert encode(f"<new {TOKENS}>") == [TOKENS]
+    with pytest.raises(TokenError, match=str(TOKENS)):
+        numgpt.forward(encode(f"hi<new {TOKENS}>"), model.params, model.config)
+    new = list(numgpt.generate([1], model.params, model.config, max_new_tokens=6, seed=0))
+    assert max(new) < TOKENS
 
 
 @pytest.mark.parametrize(("vocab_size", "n_tokens"), [(257, 257), (258, 258), (259, 259), (260, 259), (320, 259)])
