@@ -12,7 +12,7 @@ from numgpt.checkpoint.disk import folder_written_whole
 from numgpt.checkpoint.names import hub_name, match_params
 from numgpt.checkpoint.reading import find_tokenizer, open_checkpoint
 from numgpt.checkpoint.safetensors import write_safetensors
-from numgpt.checkpoint.settings import NOTHING, config_to_json
+from numgpt.checkpoint.settings import ALIASES, NOTHING, config_to_json
 from numgpt.checkpoint.vocabulary import write_vocabulary
 
 COPIED = (  # as they are, where the source has them
@@ -62,7 +62,8 @@ def _other_settings(checkpoint: Opened) -> dict[str, Any]:
     """Return what the source says beside the sizes, such as dropout, which training reads."""
     if not checkpoint.settings:
         return {"bos_token_id": checkpoint.config.eos_token_id}
-    return {key: value for key, value in checkpoint.settings.items() if key not in ("n_ctx", "torch_dtype", "dtype")}
+    known = {"n_ctx", "torch_dtype", "dtype", *ALIASES}
+    return {key: value for key, value in checkpoint.settings.items() if key not in known}
 
 
 def _write_tokenizer(checkpoint: Opened, folder: Path) -> None:

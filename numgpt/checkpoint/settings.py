@@ -42,6 +42,7 @@ SIZES = {
 }
 ACTIVATION = ("activation_function", "activation", "hidden_act")
 EPSILON = ("layer_norm_epsilon", "layer_norm_eps", "ln_eps")
+ALIASES = {name for names in (*SIZES.values(), ACTIVATION, EPSILON) for name in names}  # and the names themselves
 SYNONYMS = {  # names that Transformers has for the same two functions
     "gelu_python": "gelu",
     "gelu_fast": "gelu_new",

@@ -24,7 +24,7 @@ from numgpt.checkpoint.tensors import tensor_of
 from numgpt.checkpoint.vocabulary import write_vocabulary
 from numgpt.config import Config
 from numgpt.errors import OptionError
-from numgpt.hub.loading import locate
+from numgpt.hub.loading import locate, locate_base
 from numgpt.model import Model, tokenizer_of
 from numgpt.params import faults, in_short, leaves, map_leaves, param_shapes
 from numgpt.training.optimizer import State, start_state
@@ -78,7 +78,8 @@ def create(folder: Path, model: Model, record: dict[str, Any], start: str | None
             (part / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
             write_vocabulary(tokenizer_of(model), part)
         else:
-            convert(locate(start), part)
+            source = locate(start)
+            convert(source, part, locate_base(source))
         save(part, state, record)
     return state
 

@@ -348,6 +348,15 @@ def test_the_commands_show_the_merge_and_write_it(tmp_path, capsys):
     assert changed(numgpt.load(tmp_path / "copy"), model) == set()
 
 
+def test_training_goes_on_from_an_adapter(tmp_path):
+    base = write_tokenizer(write_checkpoint(tmp_path / "base", hub_tensors(TOKENS), CONFIG | {"vocab_size": TOKENS}))
+    folder = write_adapter(tmp_path / "adapter", SOUND, base_model_name_or_path=str(base))
+    (tmp_path / "text").write_text("hi there " * 50, encoding="utf-8")
+    numgpt.train(tmp_path / "text", tmp_path / "run", start=folder, steps=1, batch_size=1, block_size=4, warmup_steps=0)
+    assert "h.1.attn.c_attn.w" in changed(numgpt.load(tmp_path / "run"), numgpt.load(base))
+    assert not (tmp_path / "run" / "adapter_config.json").exists()
+
+
 def test_only_a_folder_with_files_of_an_adapter_is_one(tmp_path):
     base, folder = write_checkpoint(tmp_path / "base"), write_adapter(tmp_path / "adapter", SOUND)
     assert find_adapter(base) is None
@@ -397,10 +406,8 @@ def test_a_name_of_a_base_that_is_none_is_refused(tmp_path):
 
 def test_a_regular_expression_that_would_run_for_ever_is_stopped(tmp_path):
     base = write_checkpoint(tmp_path / "base")
-    slow = r"(\w+\w*)+\.(.+.*)+!"
-    names = [f"transformer.{'a' * 60}.h.{i}.attn.c_attn" for i in range(50)]
-    tensors = {name: x for module in names for name, x in lora(module, C, 3 * C).items()}
-    folder = write_adapter(tmp_path / "adapter", tensors, alpha_pattern={slow + "x" * i: 1 for i in range(20)})
+    tensors = lora(f"transformer.{'a' * 60}.h.1.attn.c_attn", C, 3 * C)
+    folder = write_adapter(tmp_path / "adapter", tensors, alpha_pattern={"(a|aa)+!": 1})
     start = time.perf_counter()
     said = refusal(folder, base=base)
     assert time.perf_counter() - start < 2

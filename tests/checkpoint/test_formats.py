@@ -238,6 +238,18 @@ def test_a_state_dict_alone_is_read_by_its_shapes_and_by_a_config_beside_it(tmp_
     assert_same(numgpt.load(tmp_path), expected)
 
 
+def test_what_is_written_says_each_size_once_under_the_hubs_name(tmp_path):
+    stale = {"max_position_embeddings": 99, "n_ctx": 99, "n_heads": 3, "activation": "relu", "ln_eps": 1e-3}
+    sizes = {"vocab_size": 99, "attn_pdrop": 0.25, "hidden_size": 6}
+    folder = write_checkpoint(tmp_path / "m", config={**stale, **sizes})
+    model = numgpt.load(folder, n_head=2, activation_function="gelu")
+    convert(folder, tmp_path / "copy", given={"n_head": 2, "activation_function": "gelu"})
+    assert_same(numgpt.load(tmp_path / "copy"), model)
+    written = json.loads((tmp_path / "copy" / "config.json").read_text(encoding="utf-8"))
+    assert (written["n_positions"], written["vocab_size"], written["attn_pdrop"]) == (7, 11, 0.25)
+    assert written.keys().isdisjoint({*stale, "hidden_size"})
+
+
 def test_the_kind_is_told_from_the_content_and_not_from_the_name(tmp_path, expected):
     config = {**CONFIG, "n_inner": None}
     torch_as_safetensors, safetensors_as_torch = tmp_path / "a", tmp_path / "b"
