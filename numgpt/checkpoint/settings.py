@@ -81,7 +81,7 @@ def read_settings(
 
     tensors     in the Hub's layout, for the sizes that their shapes say
     given       what the caller says, as check_given returns it
-    activation  the one that counts where nobody says it
+    activation  the one that counts where nobody says it; of a model_type it is that of Transformers
     Returns the Config, and all values of config.json: {} where hparams.json is there in its place.
     Raises CheckpointError as read_config does, but not where the tensors and the caller say all that is needed.
     """
@@ -171,7 +171,7 @@ def config_from_json(
         raise wrong(key, eps, "a number from 0 to 1")
 
     key = _stated(values, ACTIVATION)
-    name = get(key, str, activation)
+    name = get(key, str, activation if values.get("model_type") is None else "gelu_new")
     name = SYNONYMS.get(name, name)
     if name not in ACTIVATIONS:
         raise wrong(key, name, f"one of {', '.join(ACTIVATIONS)}")

@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,10 +112,10 @@ def prefill_limit(config: Config, rate: float, T: int) -> float:
 # ---- what is run
 
 
-def clock(function: Callable[..., Any], *arguments: Any) -> float:
+def clock(function: Callable[..., Any], *arguments: Any, **options: Any) -> float:
     """Return the seconds that a call takes."""
     start = time.perf_counter()
-    function(*arguments)
+    function(*arguments, **options)
     return time.perf_counter() - start
 
 
@@ -215,7 +214,7 @@ def measure(path: Path, sizes: Sizes | None = None, **how: Any) -> dict[str, Any
     What can't be told is None. Raises what `load` raises.
     """
     sizes = sizes or Sizes()
-    loads = [clock(partial(load, **how), path) for _ in range(1 + sizes.rounds)]
+    loads = [clock(load, path, **how) for _ in range(1 + sizes.rounds)]
     model = load(path, **how)
     config, dtype = model.config, model.params["wte"].dtype
     weights = dtype.itemsize * count_params(config)

@@ -238,6 +238,11 @@ def test_a_state_dict_alone_is_read_by_its_shapes_and_by_a_config_beside_it(tmp_
     assert_same(numgpt.load(tmp_path), expected)
 
 
+def test_safetensors_with_the_matrices_of_nn_linear_are_read_as_a_file_of_torch_is(tmp_path, expected):
+    write_safetensors(tmp_path / "model.safetensors", nanogpt(tensors_of_4c()))
+    assert_same(numgpt.load(tmp_path, n_head=2), expected, activation_function="gelu")
+
+
 def test_what_is_written_says_each_size_once_under_the_hubs_name(tmp_path):
     stale = {"max_position_embeddings": 99, "n_ctx": 99, "n_heads": 3, "activation": "relu", "ln_eps": 1e-3}
     sizes = {"vocab_size": 99, "attn_pdrop": 0.25, "hidden_size": 6}

@@ -583,6 +583,7 @@ def test_the_epsilon_may_have_any_of_its_names(key):
 
 def test_where_nobody_says_it_the_activation_is_that_of_the_layout():
     assert config_from_json({}, activation="gelu").activation_function == "gelu"
+    assert config_from_json({"model_type": "gpt2"}, activation="gelu").activation_function == "gelu_new"
 
 
 @pytest.mark.parametrize(
