@@ -72,28 +72,50 @@ def count_params(config: Config) -> int:
     return sum(int(np.prod(shape, dtype=object)) for _, shape in leaves(param_shapes(config)))
 
 
-def faults(given: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> list[str]:
-    """Say in what a set of tensors, path -> shape, differs from the one expected: a phrase a fault, none if it fits.
+def faults(given: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> dict[str, list[str]]:
+    """Say in what a set of tensors, path -> shape, differs from the one expected: kind of fault -> a phrase a tensor.
 
-    >>> faults({"wpe": (4, 5), "score": (2,)}, {"wpe": (5, 4), "wte": (9, 4)})
-    ['missing: wte', 'left over: score', 'wpe: shape (4, 5), expected (5, 4): looks transposed, as nn.Linear stores it']
+    {} where it fits.
+
+    >>> faults({"wpe": (4, 5), "score": (2,)}, {"wpe": (5, 4), "wte": (9, 4)})["left over"]
+    ['score']
+    >>> in_short(faults({"wpe": (4, 5)}, {"wpe": (5, 4), "wte": (9, 4)}))
+    'missing: wte; wpe: shape (4, 5), expected (5, 4): looks transposed, as nn.Linear stores it'
     """
-    found = []
-    if missing := [path for path in expected if path not in given]:
-        found.append(f"missing: {', '.join(missing)}")
-    if left_over := [path for path in given if path not in expected]:
-        found.append(f"left over: {', '.join(left_over)}")
+    found: dict[str, list[str]] = {
+        "missing": [path for path in expected if path not in given],
+        "left over": [path for path in given if path not in expected],
+        "of another shape": [],
+    }
     for path, shape in given.items():
         if path in expected and shape != expected[path]:
             transposed = ": looks transposed, as nn.Linear stores it" if shape[::-1] == expected[path] else ""
-            found.append(f"{path}: shape {shape}, expected {expected[path]}{transposed}")
-    return found
+            found["of another shape"].append(f"{path}: shape {shape}, expected {expected[path]}{transposed}")
+    return {kind: phrases for kind, phrases in found.items() if phrases}
+
+
+def in_short(found: dict[str, list[str]]) -> str:
+    """Say faults in a line: of each kind how many, if they are more than three, and three of them.
+
+    >>> in_short({"missing": ["wte", "wpe", "ln_f.g", "ln_f.b"], "left over": ["score"]})
+    'missing: 4 tensors, such as wte, wpe, ln_f.g; left over: score'
+    """
+    phrases = []
+    for kind, each in found.items():
+        names_alone = kind in ("missing", "left over")
+        shown = (", " if names_alone else "; ").join(each[:3])
+        if len(each) > 3:
+            many = f"{len(each):,} tensors"
+            phrases.append(f"{kind}: {many}, such as {shown}" if names_alone else f"{many} {kind}, such as {shown}")
+        else:
+            phrases.append(f"{kind}: {shown}" if names_alone else shown)
+    return "; ".join(phrases)
 
 
 def check_params(params: dict[str, Any], config: Config) -> None:
     """Check that a parameter tree is the one that a configuration asks for, in float32 or float64 throughout.
 
-    Raises CheckpointError that says all that is missing, left over or of another shape or dtype.
+    Raises CheckpointError that says what is missing, left over or of another shape or dtype.
 
     >>> config = Config(n_vocab=9, n_ctx=5, n_embd=4, n_head=2, n_layer=1)
     >>> params = random_params(config)
@@ -106,12 +128,12 @@ def check_params(params: dict[str, Any], config: Config) -> None:
     arrays = {path: np.asarray(leaf) for path, leaf in leaves(params)}
     found = faults({path: a.shape for path, a in arrays.items()}, dict(leaves(shapes)))
     if not found and map_leaves(_path_alone, params) != map_leaves(_path_alone, shapes):
-        found.append("nested otherwise than param_shapes(config): dicts in dicts, and a list of layers under h")
+        found["nesting"] = ["nested otherwise than param_shapes(config): dicts in dicts, and a list of layers under h"]
     dtypes = {str(a.dtype) for a in arrays.values()}
     if len(dtypes) > 1 or not dtypes <= {"float32", "float64"}:
-        found.append(f"dtypes {', '.join(sorted(dtypes))}, expected float32 or float64 throughout")
+        found["dtypes"] = [f"dtypes {', '.join(sorted(dtypes))}, expected float32 or float64 throughout"]
     if found:
-        raise CheckpointError(f"the parameters do not fit the configuration: {'; '.join(found)}")
+        raise CheckpointError(f"the parameters do not fit the configuration: {in_short(found)}")
 
 
 def _path_alone(path: str, leaf: Any) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from numgpt.config import Config
 from numgpt.errors import CheckpointError
-from numgpt.params import check_params, count_params, faults, leaves, map_leaves, param_shapes, random_params
+from numgpt.params import check_params, count_params, faults, in_short, leaves, map_leaves, param_shapes, random_params
 
 # All sizes differ, and so do their multiples.
 TINY = Config(n_vocab=11, n_ctx=7, n_embd=6, n_head=2, n_layer=2, n_inner=10)
@@ -118,23 +118,37 @@ def test_map_leaves_makes_a_tree_of_its_own_for_each_layer():
 
 def test_nothing_is_wrong_with_what_fits():
     shapes = {"wte": (3, 2), "b": (2,)}
-    assert faults(shapes, dict(reversed(shapes.items()))) == []
+    assert faults(shapes, dict(reversed(shapes.items()))) == {}
 
 
 def test_all_faults_are_said_in_one_go():
     expected = {"a": (3, 2), "b": (2,), "c": (4,), "d": (2, 2), "e": (5, 1)}
     given = {"e": (1, 5), "score": (9,), "a": (3, 3), "b": (2, 1), "x": ()}
-    assert faults(given, expected) == [
-        "missing: c, d",
-        "left over: score, x",
-        "e: shape (1, 5), expected (5, 1): looks transposed, as nn.Linear stores it",
-        "a: shape (3, 3), expected (3, 2)",
-        "b: shape (2, 1), expected (2,)",
-    ]
+    found = faults(given, expected)
+    assert found == {
+        "missing": ["c", "d"],
+        "left over": ["score", "x"],
+        "of another shape": [
+            "e: shape (1, 5), expected (5, 1): looks transposed, as nn.Linear stores it",
+            "a: shape (3, 3), expected (3, 2)",
+            "b: shape (2, 1), expected (2,)",
+        ],
+    }
+    assert in_short(found) == "missing: c, d; left over: score, x; " + "; ".join(found["of another shape"])
+
+
+@pytest.mark.parametrize("n", [4, 1000])
+def test_of_many_faults_of_a_kind_the_number_is_said_and_three_are_shown(n):
+    found = faults({f"x{i}": (1,) for i in range(n)} | {"y": (1, 2)}, {"y": (1, 1)})
+    assert in_short(found) == f"left over: {n:,} tensors, such as x0, x1, x2; y: shape (1, 2), expected (1, 1)"
+    found = faults({f"x{i}": (1, 2) for i in range(n)}, {f"x{i}": (1,) for i in range(n)})
+    shown = "; ".join(f"x{i}: shape (1, 2), expected (1,)" for i in range(3))
+    assert in_short(found) == f"{n:,} tensors of another shape, such as {shown}"
+    assert len(found["of another shape"]) == n
 
 
 def test_a_vector_of_another_length_does_not_look_transposed():
-    assert faults({"b": (3,)}, {"b": (2,)}) == ["b: shape (3,), expected (2,)"]
+    assert faults({"b": (3,)}, {"b": (2,)}) == {"of another shape": ["b: shape (3,), expected (2,)"]}
 
 
 # --- check_params
@@ -156,7 +170,7 @@ def test_a_missing_tensor_is_named():
 def test_a_missing_layer_is_named():
     params = tree_of(param_shapes(TINY))
     del params["h"][1]
-    assert message(params).startswith("missing: h.1.ln_1.g, h.1.ln_1.b, h.1.attn.c_attn.w, ")
+    assert message(params).startswith("missing: 12 tensors, such as h.1.ln_1.g, h.1.ln_1.b, h.1.attn.c_attn.w")
 
 
 def test_a_tensor_left_over_is_named():
@@ -205,7 +219,7 @@ def test_a_leaf_that_is_no_array_is_refused(leaf):
 
 @pytest.mark.parametrize("params", [None, {}, []])
 def test_a_tree_that_is_none_is_refused(params):
-    assert message(params).startswith("missing: wte, wpe, h.0.ln_1.g")
+    assert message(params).startswith("missing: 28 tensors, such as wte, wpe, h.0.ln_1.g")
 
 
 @pytest.mark.parametrize("form", ["flat", "layers in a dict"])

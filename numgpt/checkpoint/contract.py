@@ -24,6 +24,7 @@ class Glance(NamedTuple):
     start: bytes  # its first 16 bytes
     end: bytes  # its last 8 bytes
     size: int
+    given: Mapping[str, Any] = {}  # what the caller says of the model, as `settings.check_given` returns it
 
 
 class Opened(NamedTuple):
@@ -38,5 +39,6 @@ class Opened(NamedTuple):
     folder: Path | None  # where the files of its tokenizer are, if there are any
     tokenizer: Callable[[], Tokenizer | None] = lambda: None  # makes the one that counts where `folder` has none
     left_out: Mapping[str, str] = {}  # what is in the file and no tensor of the model -> why it is left out
+    merged: Mapping[str, str] = {}  # the tensors that an adapter changes, by the Hub's names -> how
     check: Callable[[], Iterator[tuple[str, bool]]] | None = None
     """Compares each tensor with its checksum in the file: yields its name, and whether it is sound. None: no sums."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,22 @@ from numgpt.checkpoint.disk import folder_written_whole
 from numgpt.checkpoint.names import hub_name, match_params
 from numgpt.checkpoint.reading import find_tokenizer, open_checkpoint
 from numgpt.checkpoint.safetensors import write_safetensors
-from numgpt.checkpoint.settings import config_to_json
+from numgpt.checkpoint.settings import ALIASES, NOTHING, config_to_json
 from numgpt.checkpoint.vocabulary import write_vocabulary
 from numgpt.config import Config
 
 
-def convert(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:
+def convert(
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    base: Path | None = None,
+    given: Mapping[str, Any] = NOTHING,
+) -> Path:
     """Write a checkpoint as config.json, model.safetensors and tokenizer files, and all that lies beside the weights.
 
     path    a folder, or a file of weights, beside which only what is known by name is taken along
     folder  where they go: a new folder, or an empty one. It takes its name when all is written
+    base, given  as for `open_checkpoint`
     Returns the folder. Each tensor keeps the dtype that it has in the source; masks and a copied head are left out.
     Raises CheckpointError where the source is none, or the folder is taken or can't be written.
 
@@ -32,7 +39,7 @@ def convert(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Pat
     """
     folder = Path(os.path.abspath(folder))
     path = Path(path)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, base, given)
     files = companions(path)
     given, config = match_params(checkpoint.hub_tensors, checkpoint.config, source=str(checkpoint.weights))
     prefix = {"lm_head": ""}  # the others are those of the body
@@ -51,7 +58,8 @@ def _all_settings(checkpoint: Opened, config: Config) -> dict[str, Any]:
     The ids that begin and end a text stay as they are in its config.json: generation_config.json, which may say
     something else, is copied too.
     """
-    others = {key: value for key, value in checkpoint.settings.items() if key not in ("n_ctx", "torch_dtype", "dtype")}
+    known = {"n_ctx", "torch_dtype", "dtype", *ALIASES}
+    others = {key: value for key, value in checkpoint.settings.items() if key not in known}
     ends = {key: value for key, value in others.items() if key in ("bos_token_id", "eos_token_id")}
     return {**others, **config_to_json(config), **ends}
 

@@ -4,12 +4,14 @@ Each format is a module of this room, with the two functions that contract.py de
 and its line in FORMATS.
 """
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from numgpt.checkpoint.contract import Glance, Opened
+from numgpt.checkpoint.settings import NOTHING, with_given
 from numgpt.errors import CheckpointError
 
 
@@ -28,14 +30,18 @@ FORMATS = (  # a file is of the first that takes it; so are those of a folder th
 )
 
 
-def open_weights(path: Path) -> Opened:
+ADAPTER = "adapter_model."  # how the files of an adapter begin, which are no weights of a model
+
+
+def open_weights(path: Path, given: Mapping[str, Any] = NOTHING) -> Opened:
     """Open a file of weights of any format, or the index of several.
 
+    given  what the caller says of the model, as `settings.check_given` returns it: it counts before what the file says
     Raises CheckpointError where it is damaged or of a format that numgpt does not read.
     """
-    glance = look_at(path)
+    glance = look_at(path)._replace(given=given)
     opened: Opened = format_of(glance).open_weights(glance)
-    return opened
+    return opened._replace(config=with_given(opened.config, given, path))
 
 
 def format_of(glance: Glance) -> ModuleType:
@@ -54,17 +60,16 @@ def find_weights(folder: Path) -> Path:
 
     Raises CheckpointError where there is none, or where it is not clear which.
     """
-    names = [name for format in FORMATS for name in format.names]
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
+    if named := named_weights(folder):
+        return named
     for ending in (ending for format in FORMATS for ending in format.endings):
-        found = sorted(folder.glob(f"*{ending}"))
+        found = sorted(path for path in folder.glob(f"*{ending}") if not path.name.startswith(ADAPTER))
         if len(found) == 1:
             return found[0]
         if found:
             listed = ", ".join(path.name for path in found)
             raise CheckpointError(f"{folder}: found {listed}, expected one file of weights: give the path of one")
+    names = [name for format in FORMATS for name in format.names]
     expected = f"{', '.join(names[:-1])} or {names[-1]}"
     below = sorted({path.parent.name for name in names for path in folder.glob(f"*/{name}")})
     if below:
@@ -73,6 +78,12 @@ def find_weights(folder: Path) -> Path:
             f"{folder}: no weights here, but in folders below: {', '.join(below[:5])}{more}: give the path of one"
         )
     raise CheckpointError(f"{folder}: no weights, expected one of {expected}: is the checkpoint complete?")
+
+
+def named_weights(folder: Path) -> Path | None:
+    """Return the file of weights of a folder that has one of the names in the table, or None."""
+    names = (name for format in FORMATS for name in format.names)
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def look_at(path: Path) -> Glance:

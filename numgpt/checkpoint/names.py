@@ -12,10 +12,11 @@ with or without a prefix, and with things beside them that are no parameters:
                                        where the two differ both are kept, whatever the config says of ties, as
                                        Transformers does since version 5
     lm_head.decoder.weight             the output head in DialoGPT's first files
+    ln_1.gamma, ln_1.beta              ln_1.weight and ln_1.bias, as many papers and courses write them
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -24,11 +25,23 @@ from numgpt.checkpoint.files import printable
 from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.config import Config
 from numgpt.errors import CheckpointError
-from numgpt.params import faults, leaves, param_shapes
+from numgpt.params import faults, in_short, leaves, param_shapes
 
 PREFIXES = re.compile(r"^((transformer|module|_orig_mod)\.)+")
 BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+GREEK = re.compile(r"(ln_\w+\.)(gamma|beta)$")
+MATRICES = (".c_attn.weight", ".c_fc.weight", ".c_proj.weight")
+GAINS = (".ln_1.weight", ".ln_2.weight", "ln_f.weight")
 FLOATS = ("F16", "BF16", "F32", "F64")
+
+
+class Misfit(CheckpointError):
+    """The tensors of a file are not those of its configuration. The message shows a few; `faults` has them all."""
+
+    def __init__(self, source: str, faults: dict[str, list[str]]) -> None:
+        more = ": `numgpt inspect --json` lists them all" if any(len(each) > 3 for each in faults.values()) else ""
+        super().__init__(f"{source} does not fit its configuration: {in_short(faults)}{more}")
+        self.faults = faults
 
 
 def hub_name(path: str) -> str:
@@ -61,23 +74,70 @@ def from_openai(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
     return renamed
 
 
-def from_nanogpt(tensors: dict[str, LazyTensor], config: Config) -> dict[str, LazyTensor]:
-    """Return the tensors of nanoGPT in the Hub's naming and layout.
+def from_linear(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Return tensors in the Hub's layout, whose matrices are [in, out], also where the file has those of nn.Linear.
 
-    Its matrices are those of nn.Linear, [out, in]. Trained with bias=False it has no biases: they are 0.
+    Which of the two it is, c_attn tells: [C, 3C] or [3C, C]. In nanoGPT, whose matrices are those of nn.Linear, a model
+    that was trained with bias=False has no biases: they are 0.
     Source: karpathy/nanoGPT, model.py.
+
+    >>> tensor = LazyTensor("F32", (6, 2), lambda: np.zeros((6, 2), np.float32))
+    >>> {name: t.shape for name, t in from_linear({"h.0.attn.c_attn.weight": tensor}).items()}
+    {'h.0.attn.c_attn.weight': (2, 6), 'h.0.attn.c_attn.bias': (6,)}
     """
-    found = {}
+    if not is_linear(tensors):
+        return tensors
+    found = dict(tensors)
     for name, tensor in tensors.items():
-        if name.endswith((".c_attn.weight", ".c_fc.weight", ".c_proj.weight")):
-            tensor = _changed(tensor, tensor.shape[::-1], lambda x: np.ascontiguousarray(x.T))
-        found[PREFIXES.sub("", name)] = tensor
-    biases = [name for name in found if name.endswith(".bias") and not BUFFERS.fullmatch(name)]
-    if not biases and config.n_layer <= len(found):
-        for path, shape in leaves(param_shapes(config)):
-            if path.endswith(".b"):
-                found[hub_name(path)] = LazyTensor("F32", shape, partial(np.zeros, shape, np.float32))
+        if name.endswith(MATRICES):
+            found[name] = _changed(tensor, tensor.shape[::-1], lambda x: np.ascontiguousarray(x.T))
+    bare = {name: bare_name(name) for name in tensors}
+    if not any(short.endswith(".bias") and not BUFFERS.fullmatch(short) for short in bare.values()):
+        for name, short in bare.items():
+            if short.endswith((*MATRICES, *GAINS)):
+                shape = found[name].shape[-1:]
+                bias = LazyTensor("F32", shape, partial(np.zeros, shape, np.float32))
+                found[f"{name.rpartition('.')[0]}.bias"] = bias
     return found
+
+
+def is_linear(tensors: Mapping[str, LazyTensor]) -> bool:
+    """Tell whether the matrices are those of nn.Linear, [out, in], as nanoGPT has them."""
+    shape = next((tensor.shape for name, tensor in tensors.items() if name.endswith(".c_attn.weight")), ())
+    return len(shape) == 2 and shape[0] == 3 * shape[1]
+
+
+def sizes_of(tensors: Mapping[str, LazyTensor]) -> dict[str, int]:
+    """Return the sizes of a Config that the shapes of tensors in the Hub's layout say, those of them that they do say.
+
+    The number of heads is none of these: c_attn is [C, 3C] for any.
+
+    >>> shapes = {"wte.weight": (9, 4), "wpe.weight": (5, 4), "h.1.mlp.c_fc.weight": (4, 16)}
+    >>> sizes_of({name: LazyTensor("F32", shape, lambda: np.zeros(shape)) for name, shape in shapes.items()})
+    {'n_vocab': 9, 'n_embd': 4, 'n_ctx': 5, 'n_layer': 2, 'n_inner': 16}
+    """
+    shapes = {bare_name(name): tensor.shape for name, tensor in tensors.items() if len(tensor.shape) == 2}
+    sizes = {}
+    if table := shapes.get("wte.weight") or shapes.get("lm_head.weight"):
+        sizes["n_vocab"], sizes["n_embd"] = table
+    if positions := shapes.get("wpe.weight"):
+        sizes["n_ctx"] = positions[0]
+    layers = {int(match[1]): name for name in shapes if (match := re.match(r"h\.(\d{1,6})\.", name, re.ASCII))}
+    if layers:
+        sizes["n_layer"] = max(layers) + 1
+    if widths := [shape[1] for name, shape in shapes.items() if name.endswith(".mlp.c_fc.weight")]:
+        sizes["n_inner"] = widths[0]
+    return sizes
+
+
+def bare_name(name: str) -> str:
+    """Return a name in the Hub's layout less its prefix.
+
+    >>> [bare_name(name) for name in ("module.transformer.wte.weight", "lm_head.decoder.weight", "h.0.ln_1.gamma")]
+    ['wte.weight', 'lm_head.weight', 'h.0.ln_1.weight']
+    """
+    bare = PREFIXES.sub("", name).replace("lm_head.decoder.", "lm_head.")
+    return GREEK.sub(lambda match: f"{match[1]}{'weight' if match[2] == 'gamma' else 'bias'}", bare)
 
 
 def _changed(tensor: LazyTensor, shape: tuple[int, ...], change: Callable[[np.ndarray], np.ndarray]) -> LazyTensor:
@@ -91,7 +151,7 @@ def match_params(tensors: dict[str, LazyTensor], config: Config, source: str) ->
     source   the name of the file, for messages
     Returns path in the tree -> LazyTensor, and the config, with tie_word_embeddings corrected where a head is stored
     that is not wte. No tensor is read, but for a stored head and wte, to compare them.
-    Raises CheckpointError that says all that is missing, left over, or of another shape or dtype.
+    Raises Misfit, a CheckpointError, that says what is missing, left over, or of another shape or dtype.
     """
     if config.n_layer > len(tensors):  # before anything is built as large as a config can claim
         what = f"n_layer is {config.n_layer}, but the file has {len(tensors)} tensors in all"
@@ -99,7 +159,7 @@ def match_params(tensors: dict[str, LazyTensor], config: Config, source: str) ->
 
     stored: dict[str, LazyTensor] = {}
     for name, tensor in tensors.items():
-        bare = PREFIXES.sub("", name).replace("lm_head.decoder.", "lm_head.")
+        bare = bare_name(name)
         if bare in stored:
             raise CheckpointError(
                 f"{source}: {printable(bare)} is there twice, under different prefixes: which one counts?"
@@ -120,11 +180,12 @@ def match_params(tensors: dict[str, LazyTensor], config: Config, source: str) ->
     given = {path: stored.pop(hub_name(path)) for path in expected if hub_name(path) in stored}
     found = faults({path: tensor.shape for path, tensor in given.items()}, expected)
     if stored:
-        found.append(f"left over: {', '.join(map(printable, stored))}")
-    for path, tensor in given.items():
-        if tensor.dtype not in FLOATS:
-            found.append(f"{path}: dtype {tensor.dtype}, expected one of {', '.join(FLOATS)}")
+        found["left over"] = list(map(printable, stored))
+    dtypes = {path: tensor.dtype for path, tensor in given.items() if tensor.dtype not in FLOATS}
+    if dtypes:
+        expectation = f"expected one of {', '.join(FLOATS)}"
+        found["of another dtype"] = [f"{path}: dtype {dtype}, {expectation}" for path, dtype in dtypes.items()]
     if found:
-        raise CheckpointError(f"{source} does not fit its configuration: {'; '.join(found)}")
+        raise Misfit(source, found)
 
     return given, config

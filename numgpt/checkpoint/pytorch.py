@@ -52,9 +52,9 @@ from numgpt.checkpoint.files import (
     version_of,
     wrong,
 )
-from numgpt.checkpoint.names import from_nanogpt
+from numgpt.checkpoint.names import from_linear, is_linear
 from numgpt.checkpoint.pickles import MAX_PICKLE, SAVE_AGAIN, STATE_ALONE, Tensor, Unpickler, copy_plainly, shown
-from numgpt.checkpoint.settings import config_from_json, read_settings
+from numgpt.checkpoint.settings import config_from_json, read_settings, says_heads
 from numgpt.checkpoint.tensors import DTYPES, LazyTensor
 from numgpt.checkpoint.vocabulary import gpt2
 
@@ -62,6 +62,7 @@ MAGIC, FORMAT = 0x1950A86A20F9469CFC6C, 1001
 MAX_DIRECTORY = 1 << 22  # bytes of the list of what is in a zip archive: 50,000 entries
 MAX_EXPANDED = 1 << 24  # numbers in a tensor that repeats those of a smaller storage
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # Lightning, many scripts, nanoGPT
+CONFIGURATIONS = ("model_config", "config", "hparams", "hyper_parameters", "args", "cfg")  # beside a state dict
 NANOGPT_VOCABULARIES = (50257, 50304)  # GPT-2's; and the same padded to a multiple of 64
 
 MORE_KINDS = (
@@ -76,26 +77,46 @@ def is_mine(glance: Glance) -> bool:
 
 
 def open_weights(glance: Glance) -> Opened:
-    """Open a file of torch.save, or the index of several, with config.json beside it; or nanoGPT's, which has its own.
+    """Open a file of torch.save, or the index of several, with config.json beside it or a configuration inside it.
 
-    Source of nanoGPT's: train.py and model.py of karpathy/nanoGPT. Its activation is the exact GELU, and its tokenizer
-    GPT-2's, where the vocabulary is as large and no other lies beside it.
+    A file whose matrices are those of nn.Linear is nanoGPT's, or that of a program that grew out of it: where nothing
+    says otherwise, its activation is the exact GELU, and its tokenizer GPT-2's, if the vocabulary is as large and no
+    other lies beside it.
+    Source of nanoGPT's: train.py and model.py of karpathy/nanoGPT.
     """
-    path = glance.path
+    path, left_out, said = glance.path, {}, None
     if glance.start.lstrip()[:1] == b"{":
         tensors = read_pytorch_index(path)
-        return Opened(path, "pytorch", tensors, tensors, *read_settings(path.parent), path.parent)
-    saved = read_object(path)
-    tensors, model_args = find_state_dict(saved, path)
-    beside = [] if tensors is saved else [str(key) for key, value in saved.items() if value is not tensors]
-    left_out = {key: "beside the state dict" for key in beside if key != "model_args"}
-    if not model_args:
-        settings = read_settings(path.parent)
-        return Opened(path, "pytorch", tensors, tensors, *settings, path.parent, left_out=left_out)
-    config = config_from_json({**model_args, "activation_function": "gelu"}, source=f"{path}: model_args")
-    tokenizer = gpt2 if config.n_vocab in NANOGPT_VOCABULARIES else lambda: None
-    hub_tensors = from_nanogpt(tensors, config)
-    return Opened(path, "nanogpt", tensors, hub_tensors, config, {}, path.parent, tokenizer, left_out)
+    else:
+        saved = read_object(path)
+        tensors, model_args = find_state_dict(saved, path)
+        said = find_settings(saved, model_args)
+        if tensors is not saved:
+            beside = [str(key) for key, value in saved.items() if value is not tensors and value is not said]
+            left_out = dict.fromkeys(beside, "beside the state dict")
+    hub_tensors, linear = from_linear(tensors), is_linear(tensors)
+    activation = "gelu" if linear or said is not None else "gelu_new"
+    if said is None:
+        config, settings = read_settings(path.parent, hub_tensors, glance.given, activation)
+    else:
+        source = f"{path}: the configuration in it"
+        config, settings = config_from_json(said, source, hub_tensors, glance.given, activation), {}
+    tokenizer = gpt2 if linear and config.n_vocab in NANOGPT_VOCABULARIES else lambda: None
+    kind = "nanogpt" if linear else "pytorch"
+    return Opened(path, kind, tensors, hub_tensors, config, settings, path.parent, tokenizer, left_out)
+
+
+def find_settings(saved: Any, model_args: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Find the configuration beside a state dict: the first under CONFIGURATIONS that says the number of heads.
+
+    Returns what it says under names that are texts; where none says it, `model_args`.
+
+    >>> find_settings({"model": {}, "config": {"n_heads": 2, "lr": 0.1}}, None)
+    {'n_heads': 2, 'lr': 0.1}
+    """
+    if not isinstance(saved, dict) or says_heads(model_args):
+        return model_args
+    return next((saved[key] for key in CONFIGURATIONS if says_heads(saved.get(key))), model_args)
 
 
 def read_pytorch(path: str | os.PathLike[str]) -> dict[str, LazyTensor]:

@@ -1,15 +1,17 @@
 """From the path of a checkpoint to the model that it holds."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from numgpt.checkpoint.adapters import base_beside, base_name, find_adapter, merge
 from numgpt.checkpoint.contract import Opened
 from numgpt.checkpoint.formats import find_weights, open_weights
 from numgpt.checkpoint.memory import read_params
 from numgpt.checkpoint.names import match_params
+from numgpt.checkpoint.settings import NOTHING
 from numgpt.checkpoint.vocabulary import from_folder
 from numgpt.checks import check_option
 from numgpt.config import Config
@@ -18,16 +20,14 @@ from numgpt.fast.tokenizer import Tokenizer
 from numgpt.model import Model
 
 
-def read_model(path: Path, dtype: str | None = None) -> Model:
+def read_model(checkpoint: Opened, dtype: str | None = None) -> Model:
     """Read a checkpoint whole.
 
-    path   as for `open_checkpoint`
     dtype  as `float_dtype` returns it: "float32" or "float64"; None: those two stay, F16 and BF16 are widened
     Returns a Model. Its tokenizer is None where there are no tokenizer files, and Unreadable where they are damaged, of
     another kind or of another model.
     Raises CheckpointError where there is no such checkpoint, or its weights are damaged, incomplete or of no GPT-2.
     """
-    checkpoint = open_checkpoint(path)
     given, config = match_params(checkpoint.hub_tensors, checkpoint.config, source=str(checkpoint.weights))
     tokenizer = find_tokenizer(checkpoint)
     try:
@@ -37,14 +37,21 @@ def read_model(path: Path, dtype: str | None = None) -> Model:
     return Model(config, read_params(given, config, dtype), tokenizer)
 
 
-def open_checkpoint(path: Path) -> Opened:
+def open_checkpoint(path: Path, base: Path | None = None, given: Mapping[str, Any] = NOTHING) -> Opened:
     """Read the config of a checkpoint and the names, dtypes and shapes of its tensors.
 
-    path  a folder; a file of weights, or the index of several, with beside it what its format does not hold
+    path   a folder; a file of weights, or the index of several, with beside it what its format does not hold; or the
+           folder of an adapter, which is merged
+    base   the checkpoint that an adapter changes; None: it lies in the folder of the adapter
+    given  what the caller says of the model, as `settings.check_given` returns it
     Raises CheckpointError where there is no such checkpoint, or it is damaged or no GPT-2.
     """
     try:
-        return open_weights(find_weights(path) if path.is_dir() else path)
+        if (adapter := find_adapter(path)) is not None:
+            return _open_adapter(adapter, base, given)
+        if base is not None:
+            raise CheckpointError(f"{path}: no adapter, so the base {base} is of no use: leave it out")
+        return open_weights(find_weights(path) if path.is_dir() else path, given)
     except OSError as error:  # a folder that may not be read
         raise CheckpointError(f"{error.filename}: {error.strerror}: check its permissions") from None
 
@@ -77,6 +84,19 @@ OTHER_KINDS = {  # files of tokenizers that numgpt does not have
     "tokenizer.model": "SentencePiece",
     "sentencepiece.bpe.model": "SentencePiece",
 }
+
+
+def _open_adapter(adapter: Path, base: Path | None, given: Mapping[str, Any]) -> Opened:
+    """Open an adapter and its base. Its own tokenizer counts, where it has one."""
+    if base is None or find_adapter(base) == adapter:
+        base = base_beside(adapter)
+    if base is None:
+        raise CheckpointError(
+            f"{adapter}: an adapter, whose base is {base_name(adapter) or 'not named'}, and not beside it: "
+            f"give the base, a name or a path, by --base (in Python base=...)"
+        )
+    opened = merge(adapter, open_checkpoint(base, given=given))
+    return opened._replace(folder=adapter) if from_folder(adapter) else opened
 
 
 def find_tokenizer(checkpoint: Opened) -> Tokenizer | None:

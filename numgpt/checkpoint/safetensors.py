@@ -55,6 +55,7 @@ from numgpt.checkpoint.files import (
     version_of,
     wrong,
 )
+from numgpt.checkpoint.names import from_linear, is_linear
 from numgpt.checkpoint.settings import read_settings
 from numgpt.checkpoint.tensors import DTYPES, LazyTensor
 
@@ -68,7 +69,10 @@ def open_weights(glance: Glance) -> Opened:
     """Open a file of safetensors, or the index of several, with config.json beside it."""
     path, is_json = glance.path, glance.start.lstrip()[:1] == b"{"
     tensors = read_index(path) if is_json and not _begins_with_header(glance) else read_safetensors(path)
-    return Opened(path, "safetensors", tensors, tensors, *read_settings(path.parent), path.parent)
+    hub_tensors = from_linear(tensors)
+    activation = "gelu" if is_linear(tensors) else "gelu_new"  # as in pytorch.py
+    settings = read_settings(path.parent, hub_tensors, glance.given, activation)
+    return Opened(path, "safetensors", tensors, hub_tensors, *settings, path.parent)
 
 
 def _begins_with_header(glance: Glance) -> bool:

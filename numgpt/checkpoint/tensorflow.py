@@ -118,9 +118,10 @@ def open_weights(glance: Glance) -> Opened:
     """Open a checkpoint of OpenAI's release, with hparams.json beside it."""
     path = index_named_by(glance.path) if glance.path.name == "checkpoint" else glance.path
     tensors = read_tensorflow(path)
-    config, settings = read_settings(path.parent)
+    hub_tensors = from_openai(tensors)
+    config, settings = read_settings(path.parent, hub_tensors, glance.given)
     check = partial(check_tensors, path)
-    return Opened(path, "tensorflow", tensors, from_openai(tensors), config, settings, path.parent, check=check)
+    return Opened(path, "tensorflow", tensors, hub_tensors, config, settings, path.parent, check=check)
 
 
 def read_tensorflow(path: str | os.PathLike[str]) -> dict[str, LazyTensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from numgpt.cli.terminal import Command, bar, no_arguments, note
+from numgpt.cli.terminal import Command, bar, given, no_arguments, note
 from numgpt.cli.threads import cpu_quota
 
 EXAMPLES = """examples:
@@ -24,7 +24,7 @@ def bench(args: argparse.Namespace) -> None:
         path = locate(args.model, progress)
     note(args, "measuring: some 10 seconds for the storyteller, a minute for 124M parameters")
     busy = load_average()
-    report = {"model": str(args.model), **measure(path)}
+    report = {"model": str(args.model), **measure(path, base=args.base, **given(args))}
     report["cpu_quota"] = cpu_quota()
     report["notes"] = notes(report["weight_bytes"], busy)
     print(json.dumps(report) if args.json else table(report))

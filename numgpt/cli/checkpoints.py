@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from numgpt.cli.progress import format_bytes
-from numgpt.cli.terminal import Command, bar, no_arguments, open_model, say
+from numgpt.cli.terminal import Command, add_model_settings, bar, given, no_arguments, open_model, say
 from numgpt.errors import CheckpointError
 
 MODELS_EXAMPLES = """examples:
@@ -34,7 +34,7 @@ def inspect(args: argparse.Namespace) -> None:
     """numgpt inspect: show what a checkpoint holds, and whether it is sound."""
     import numpy as np
 
-    from numgpt.checkpoint.names import match_params
+    from numgpt.checkpoint.names import Misfit, match_params
     from numgpt.params import count_params
 
     checkpoint = open_model(args)
@@ -56,8 +56,10 @@ def inspect(args: argparse.Namespace) -> None:
         "parameters": parameters,
         "float32_bytes": 4 * parameters,
         "cache_bytes": 4 * cache,
+        "merged": dict(checkpoint.merged),
         "tensors": tensors,
         "non_finite": sum(row["non_finite"] for row in tensors),
+        "faults": misfit.faults if isinstance(misfit, Misfit) else {},
     }
     if args.json:
         print(json.dumps(summary))
@@ -69,6 +71,10 @@ def inspect(args: argparse.Namespace) -> None:
         for row in tensors:
             flaw = f"   {row['non_finite']} NOT FINITE" if row["non_finite"] else ""
             print(f"  {row['name']:<40} {row['dtype']:<6} {' x '.join(map(str, row['shape'])) or 'scalar'}{flaw}")
+        if checkpoint.merged:
+            print(f"\n  {checkpoint.kind}, merged:")
+            for name, how in checkpoint.merged.items():
+                print(f"  {name:<40} {how}")
         print(f"\n  {parameters:,} parameters: {format_bytes(4 * parameters)} in memory as float32")
         print(f"  {format_bytes(4 * cache)} more for the keys and values of a full context")
         print(f"  {summary['non_finite']} values that are not finite")
@@ -104,11 +110,13 @@ def download(args: argparse.Namespace) -> None:
 def convert(args: argparse.Namespace) -> None:
     """numgpt convert: write any checkpoint as a folder that Transformers loads."""
     from numgpt.checkpoint.export import convert as convert_checkpoint
-    from numgpt.hub.loading import locate
+    from numgpt.hub.loading import locate, locate_base
 
+    settings = given(args)
     with bar(args) as progress:
         source = locate(args.source, progress)
-    folder = convert_checkpoint(source, args.folder)
+        base = locate_base(source, args.base, progress)
+    folder = convert_checkpoint(source, args.folder, base, settings)
     print(json.dumps({"path": str(folder)}) if args.json else folder)
 
 
@@ -153,6 +161,7 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what `numgpt convert` takes."""
     parser.add_argument("source", help="a name, a folder or a file")
     parser.add_argument("folder", help="the folder to write, which must not be there yet")
+    add_model_settings(parser)
 
 
 COMMANDS = {

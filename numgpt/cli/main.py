@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import NoReturn
 
 import numgpt
-from numgpt.cli.terminal import discard_output, exit_at_ctrl_c, expand_home, fail, say
+from numgpt.cli.terminal import add_model_settings, discard_output, exit_at_ctrl_c, expand_home, fail, say
 from numgpt.cli.threads import limit_threads
 from numgpt.errors import NumgptError, OptionError
 
@@ -151,6 +151,7 @@ def add_command(sub: argparse.ArgumentParser, name: str, module: str) -> None:
         if command.has_text:
             about_tokenizer = "the tokenizer of another model, for one that has none: gpt2 or another"
             sub.add_argument("--tokenizer", metavar="NAME", help=about_tokenizer)
+        add_model_settings(sub)
     command.add_arguments(sub)
 
 

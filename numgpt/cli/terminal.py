@@ -172,7 +172,7 @@ def load_model(args: argparse.Namespace) -> Model:
 
     tell_of_download(args, args.model)
     with bar(args) as progress:
-        model = load(args.model, dtype=getattr(args, "dtype", None), progress=progress)
+        model = load(args.model, getattr(args, "dtype", None), progress, args.base, **given(args))
     if getattr(args, "tokenizer", None) is None:
         return model
     tokenizer = load_tokenizer(args.tokenizer)
@@ -207,13 +207,25 @@ def bar(args: argparse.Namespace) -> Iterator[Any]:
 
 def open_model(args: argparse.Namespace) -> Opened:
     """Open the checkpoint that -m names, without reading its tensors; if it has to be fetched first, show how."""
-    from numgpt.checkpoint.reading import open_checkpoint
-    from numgpt.hub.loading import locate
+    from numgpt.hub.loading import open_named
 
     tell_of_download(args, args.model)
     with bar(args) as progress:
-        path = locate(args.model, progress)
-    return open_checkpoint(path)
+        return open_named(args.model, args.base, given(args), progress)
+
+
+def given(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what --set says of the model."""
+    from numgpt.checkpoint.settings import parse_given
+
+    return parse_given(args.set)
+
+
+def add_model_settings(parser: argparse.ArgumentParser) -> None:
+    """Say what goes with a model, of whatever command."""
+    about_set = "what the files of the model don't say, such as n_head=12; may be repeated"
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=about_set)
+    parser.add_argument("--base", metavar="MODEL", help="of an adapter: its base (default: the one that it names)")
 
 
 def parse_ids(text: str, flag: str = "--ids") -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from numgpt.cli.terminal import Command, needed_text, parse_ids, require, shown_piece, tell_of_download
+from numgpt.cli.terminal import Command, given, needed_text, parse_ids, require, shown_piece, tell_of_download
 
 EXAMPLES = """examples:
   numgpt tokenize "Hello, world"
@@ -21,7 +21,10 @@ def tokenize(args: argparse.Namespace) -> None:
 
     name = args.tokenizer or args.model
     tell_of_download(args, name)
-    tokenizer = require(load_tokenizer(name), name)
+    if args.tokenizer:
+        tokenizer = require(load_tokenizer(name), name)
+    else:
+        tokenizer = require(load_tokenizer(name, args.base, **given(args)), name)
     if args.decode is not None:
         if args.text is not None:
             args.error("give a text or --decode, not both")

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from numgpt.checkpoint.adapters import adapter_weights
 from numgpt.checkpoint.formats import find_weights
 from numgpt.errors import CheckpointError, DownloadError
 from numgpt.hub.registry import KNOWN, choose_files, is_name, parse_name
@@ -46,7 +47,7 @@ def find_named(name: str) -> Path | None:
 def _is_unfinished(folder: Path) -> bool:
     """Tell whether a download into a folder was cut: a part of a file lies there, or not all weights do."""
     try:
-        weights = find_weights(folder)
+        weights = adapter_weights(folder) or find_weights(folder)
         if weights.name.endswith(".index.json"):
             shards = set(json.loads(weights.read_bytes())["weight_map"].values())
             return not all((folder / shard).exists() for shard in shards)

@@ -1,11 +1,15 @@
 """Load a checkpoint by its name, or by its path: find it on this machine, else fetch it, and read it."""
 
 import os
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from numgpt.checkpoint.adapters import base_name, find_adapter
+from numgpt.checkpoint.contract import Opened
 from numgpt.checkpoint.reading import find_tokenizer, float_dtype, open_checkpoint, read_model
+from numgpt.checkpoint.settings import NOTHING, check_given
 from numgpt.checkpoint.vocabulary import from_folder, gpt2
 from numgpt.errors import CheckpointError, DownloadError
 from numgpt.fast.tokenizer import Tokenizer
@@ -16,27 +20,41 @@ from numgpt.model import Model
 GPT2_VOCABULARY = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2", "124M", "355M", "774M", "1558M")
 
 
-def load(name_or_path: str | os.PathLike[str], dtype: Any = None, progress: Any = None) -> Model:
+def load(
+    name_or_path: str | os.PathLike[str],
+    dtype: Any = None,
+    progress: Any = None,
+    base: str | os.PathLike[str] | None = None,
+    **given: Any,
+) -> Model:
     """Read a checkpoint.
 
     name_or_path  a folder; a file of weights, or the index of several, with config.json beside it; or a name:
-                  "storyteller", which comes with numgpt, that of a folder in `weights_folder()`, or one to download
+                  "storyteller", which comes with numgpt, that of a folder in `weights_folder()`, or one to download;
+                  or the folder of an adapter of PEFT, which is merged into its base
     dtype         float32 or float64: convert to it. None: those two stay, F16 and BF16 are widened to float32
     progress      shows how a download gets on; see `numgpt.hub.download`
+    base          of an adapter, a name or a path. None: beside it, else the one that it names
+    given         what no tensor tells, where no file says it or says it wrongly: n_head, activation_function,
+                  layer_norm_epsilon, scale_attn_weights, scale_attn_by_inverse_layer_idx, eos_token_id
     Returns a Model. Its tokenizer is None where there are no tokenizer files.
     Raises CheckpointError where there is no such checkpoint, or it is damaged, incomplete or no GPT-2; DownloadError;
-    OptionError for another dtype.
+    OptionError for another dtype, or for something else that is given.
 
     >>> model = load("storyteller")
     >>> model.config.n_layer, model.params["wte"].shape, len(model.tokenizer)
     (6, (4096, 256), 4096)
     """
     target = None if dtype is None else float_dtype(dtype)
-    return read_model(locate(name_or_path, progress), target)
+    return read_model(open_named(name_or_path, base, given, progress), target)
 
 
-def load_tokenizer(name_or_path: str | os.PathLike[str]) -> Tokenizer | None:
+def load_tokenizer(
+    name_or_path: str | os.PathLike[str], base: str | os.PathLike[str] | None = None, **given: Any
+) -> Tokenizer | None:
     """Read the tokenizer of a checkpoint, without its weights. That of OpenAI's models comes with numgpt.
+
+    base, given  as for load
 
     >>> load_tokenizer("gpt2").encode("Hello world")
     [15496, 995]
@@ -45,7 +63,40 @@ def load_tokenizer(name_or_path: str | os.PathLike[str]) -> Tokenizer | None:
     if path is None and name_or_path in GPT2_VOCABULARY:
         return gpt2()
     path = path or locate(name_or_path)
-    return from_folder(path if path.is_dir() else path.parent) or find_tokenizer(open_checkpoint(path))
+    return from_folder(path if path.is_dir() else path.parent) or find_tokenizer(open_named(path, base, given))
+
+
+def open_named(
+    name_or_path: str | os.PathLike[str],
+    base: str | os.PathLike[str] | None = None,
+    given: Mapping[str, Any] = NOTHING,
+    progress: Any = None,
+) -> Opened:
+    """Open a checkpoint without reading its tensors: find it, or fetch it, and of an adapter its base too.
+
+    All as for load. Raises as load does.
+    """
+    given = check_given(given)
+    path = locate(name_or_path, progress)
+    return open_checkpoint(path, locate_base(path, base, progress), given)
+
+
+def locate_base(path: Path, base: str | os.PathLike[str] | None = None, progress: Any = None) -> Path | None:
+    """Return where the base of an adapter lies; None where it lies beside it, where it has no name, or for no adapter.
+
+    base  its name or path, where it is not the one that the adapter names
+    Raises CheckpointError or DownloadError, which names the base, where it is not found.
+    """
+    if base is not None:
+        return locate(base, progress)
+    adapter = find_adapter(path)
+    name = None if adapter is None else base_name(adapter)
+    if name is None:
+        return None
+    try:
+        return locate(name, progress)
+    except (CheckpointError, DownloadError) as error:
+        raise type(error)(f"{adapter}: an adapter of {name!r:.200}: give its base by --base; {error}") from None
 
 
 def locate(name_or_path: str | os.PathLike[str], progress: Any = None) -> Path:

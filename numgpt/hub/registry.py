@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from numgpt.checkpoint import adapters
 from numgpt.errors import DownloadError
 
 
@@ -188,16 +189,23 @@ def _check_revision(revision: str) -> str:
 def choose_files(names: Iterable[str], model: str) -> list[str]:
     """Choose from a repository the files that are needed, the weights last: safetensors before torch's own format.
 
+    Of an adapter its two files are needed, and the weights of its base where they lie beside it.
     Raises DownloadError where there is no config.json, or no weights that numgpt reads; `model` is named in it.
 
     >>> choose_files(["pytorch_model.bin", "model.safetensors", "../x", "config.json", "tf_model.h5"], "owner/name")
     ['config.json', 'model.safetensors']
+    >>> choose_files(["adapter_model.safetensors", "adapter_config.json", "tokenizer.json"], "owner/name")
+    ['tokenizer.json', 'adapter_config.json', 'adapter_model.safetensors']
     """
     names = set(names)
     weights = [file for file in WEIGHTS if file in names][:1]
-    if not weights or "config.json" not in names:
+    adapter = [file for file in adapters.WEIGHTS if file in names][:1]
+    if adapter and adapters.CONFIG in names:
+        adapter = [adapters.CONFIG, *adapter]
+        weights = weights if "config.json" in names else []
+    elif not weights or "config.json" not in names:
         raise DownloadError(
             f"{model}: has no {WEIGHTS[0] if 'config.json' in names else 'config.json'}, expected config.json and one "
             f"of {', '.join(WEIGHTS)}: choose another model or revision"
         )
-    return [file for file in SMALL_FILES if file in names] + weights
+    return [file for file in SMALL_FILES if file in names] + adapter + weights

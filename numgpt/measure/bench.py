@@ -112,10 +112,10 @@ def prefill_limit(config: Config, rate: float, T: int) -> float:
 # ---- what is run
 
 
-def clock(function: Callable[..., Any], *arguments: Any) -> float:
+def clock(function: Callable[..., Any], *arguments: Any, **options: Any) -> float:
     """Return the seconds that a call takes."""
     start = time.perf_counter()
-    function(*arguments)
+    function(*arguments, **options)
     return time.perf_counter() - start
 
 
@@ -158,11 +158,11 @@ def prefill(model: Model, T: int) -> Work:
     return Work(T, run, "a prompt, up to its last logits", lambda _, rate: prefill_limit(config, rate, T))
 
 
-def encode(path: Path, text: str) -> Work:
+def encode(path: Path, text: str, **how: Any) -> Work:
     """Encode a text by a tokenizer that has seen no word of it."""
 
     def run() -> float:
-        tokenizer = load_tokenizer(path)
+        tokenizer = load_tokenizer(path, **how)
         assert tokenizer
         tokenizer.encode("a")  # at the first text, GPT-2's makes its tables
         return clock(tokenizer.encode, text)
@@ -199,8 +199,10 @@ def machine_work(dtype: np.dtype, sizes: Sizes) -> dict[str, Work]:
 # ---- the report
 
 
-def measure(path: Path, sizes: Sizes | None = None) -> dict[str, Any]:
+def measure(path: Path, sizes: Sizes | None = None, **how: Any) -> dict[str, Any]:
     """Measure the checkpoint at a path, and the machine.
+
+    how  what else `load` takes: the base of an adapter, n_head and the like
 
     Returns what `numgpt bench --json` prints, less the model's name and the notes:
       parameters, weight_bytes, dtype  of the checkpoint in memory
@@ -212,8 +214,8 @@ def measure(path: Path, sizes: Sizes | None = None) -> dict[str, Any]:
     What can't be told is None. Raises what `load` raises.
     """
     sizes = sizes or Sizes()
-    loads = [clock(load, path) for _ in range(1 + sizes.rounds)]
-    model = load(path)
+    loads = [clock(load, path, **how) for _ in range(1 + sizes.rounds)]
+    model = load(path, **how)
     config, dtype = model.config, model.params["wte"].dtype
     weights = dtype.itemsize * count_params(config)
 
@@ -224,7 +226,7 @@ def measure(path: Path, sizes: Sizes | None = None) -> dict[str, Any]:
     peak = peak_bytes()  # that of one text
     work[f"batch of {sizes.batch}"] = decode(model, sizes.past, sizes.steps // 4, sizes.batch)
     text = own_source()[: sizes.characters]
-    others = machine_work(dtype, sizes) | ({"encode": encode(path, text)} if model.tokenizer else {})
+    others = machine_work(dtype, sizes) | ({"encode": encode(path, text, **how)} if model.tokenizer else {})
     every = work | others
     rounds = [{name: item.run() for name, item in every.items()} for _ in range(sizes.rounds)]
     rates = {name: item.amount / statistics.median(r[name] for r in rounds) for name, item in every.items()}

@@ -25,9 +25,9 @@ from numgpt.checkpoint.tensors import tensor_of
 from numgpt.config import Config
 from numgpt.errors import CheckpointError, OptionError
 from numgpt.hub.folders import find
-from numgpt.hub.loading import locate
+from numgpt.hub.loading import locate, locate_base
 from numgpt.model import Model, tokenizer_of
-from numgpt.params import faults, leaves, map_leaves, param_shapes
+from numgpt.params import faults, in_short, leaves, map_leaves, param_shapes
 from numgpt.training.optimizer import State, start_state
 
 WEIGHTS = "model.safetensors"
@@ -81,7 +81,8 @@ def create(folder: Path, model: Model, record: dict[str, Any], start: str | None
                 values = {**config_to_json(model.config), **kind}
                 (part / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
             else:
-                convert(locate(start), part)
+                source = locate(start)
+                convert(source, part, locate_base(source))
             save(part, state, record)
     except CheckpointError:
         if is_run(folder):  # which it was not when this process looked
@@ -168,6 +169,6 @@ def resume(folder: Path, config: Config) -> State:
     shapes = {"params": params, "m": params, "v": params}
     found = faults({path: tensor.shape for path, tensor in tensors.items()}, dict(leaves(shapes)))
     if found or not metadata.get("step", "").isdecimal():
-        raise wrong(folder / STATE, "; ".join(found) or "no step in it", "it is no state of this model")
+        raise wrong(folder / STATE, in_short(found) or "no step in it", "it is no state of this model")
     trees = map_leaves(lambda path, _: tensors[path].read(), shapes)
     return State(int(metadata["step"]), trees["params"], trees["m"], trees["v"])

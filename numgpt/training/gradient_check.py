@@ -7,7 +7,7 @@ import numpy as np
 
 from numgpt.config import Config
 from numgpt.model import Params
-from numgpt.params import faults, leaves, map_leaves
+from numgpt.params import faults, in_short, leaves, map_leaves
 from numgpt.training.backward import Gradients, loss, loss_and_grads
 
 STEP = 1e-7  # of check_gradient: small enough for a curved loss, and for most of relu's corners
@@ -53,7 +53,7 @@ def check_gradient(
         raise AssertionError(f"the loss is {given_loss:.9g}, expected {size:.9g}, the mean cross-entropy")
     by_path = {path: np.asarray(d_p) for path, d_p in leaves(grads)}
     if wrong := faults(*({path: x.shape for path, x in tree} for tree in (by_path.items(), leaves(params)))):
-        raise AssertionError(f"the gradients do not fit the parameters: {'; '.join(wrong)}")
+        raise AssertionError(f"the gradients do not fit the parameters: {in_short(wrong)}")
     rounding = 4 * np.finfo(np.float64).eps * max(size, 1) / STEP
     draw = np.random.default_rng(seed)
     found = {}

@@ -55,7 +55,6 @@ LEFT = {
     "checkpoint-500/deeper/a.txt": b"",
     ".git/HEAD": b"",
     ".cache/huggingface/x.lock": b"",
-    "adapter_config.json": b"{}",
 }
 
 

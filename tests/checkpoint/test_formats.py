@@ -202,12 +202,57 @@ def test_a_nanogpt_of_another_vocabulary_has_no_tokenizer(tmp_path):
     assert numgpt.load(write_nanogpt(tmp_path / "ckpt.pt", tensors_of_4c())).tokenizer is None
 
 
-@pytest.mark.parametrize(
-    "args", [{"n_head": 4}, {"n_layer": 3}, {"block_size": 8}, {"n_layer": 10**9}, {"n_embd": "6"}]
-)
+@pytest.mark.parametrize("args", [{"n_head": 4}, {"n_layer": 3}, {"n_embd": 8}, {"n_layer": 10**9}, {"n_embd": "6"}])
 def test_sizes_of_a_nanogpt_that_do_not_fit_are_refused(tmp_path, args):
     with pytest.raises(CheckpointError):
         numgpt.load(write_nanogpt(tmp_path / "ckpt.pt", tensors_of_4c(), **args))
+
+
+BARE = {"dropout": 0.0, "lr": 3e-4, "layers": 2, "dim": 6, "heads of another kind": 2}
+
+
+@pytest.mark.parametrize("said", [{}, {"config": BARE}, {"model_args": BARE}, {"model_args": BARE, "config": BARE}])
+def test_a_file_that_does_not_say_the_heads_is_asked_for_them_alone(tmp_path, expected, said):
+    code, storages = saved(nanogpt(tensors_of_4c()))
+    path = tmp_path / "ckpt.pt"
+    write_zip(path, {"model": code, "step": 7, **said}, storages)
+    with pytest.raises(CheckpointError, match="nothing says n_head, the number of heads") as caught:
+        numgpt.load(path)
+    assert len(str(caught.value)) < 400
+    assert_same(numgpt.load(path, n_head=2), expected, activation_function="gelu")
+    assert_same(numgpt.load(path, n_head=2, activation_function="gelu_new"), expected)
+
+
+@pytest.mark.parametrize("key", ["n_head", "n_heads", "num_heads", "num_attention_heads"])
+@pytest.mark.parametrize("where", ["model_args", "config", "hparams", "hyper_parameters", "args"])
+def test_the_heads_come_from_the_configuration_in_the_file_whatever_it_is_called(tmp_path, expected, key, where):
+    code, storages = saved(nanogpt(tensors_of_4c()))
+    write_zip(tmp_path / "ckpt.pt", {"model": code, where: {**BARE, key: 2}, "optimizer": {"lr": 1}}, storages)
+    assert_same(numgpt.load(tmp_path / "ckpt.pt"), expected, activation_function="gelu")
+
+
+def test_a_state_dict_alone_is_read_by_its_shapes_and_by_a_config_beside_it(tmp_path, expected):
+    write_zip(tmp_path / "model.pt", *saved(nanogpt(tensors_of_4c())))
+    assert_same(numgpt.load(tmp_path / "model.pt", n_head=2), expected, activation_function="gelu")
+    write_json(tmp_path / "config.json", {"heads": 2, "activation": "gelu_fast", "layers": 2})
+    assert_same(numgpt.load(tmp_path), expected)
+
+
+def test_safetensors_with_the_matrices_of_nn_linear_are_read_as_a_file_of_torch_is(tmp_path, expected):
+    write_safetensors(tmp_path / "model.safetensors", nanogpt(tensors_of_4c()))
+    assert_same(numgpt.load(tmp_path, n_head=2), expected, activation_function="gelu")
+
+
+def test_what_is_written_says_each_size_once_under_the_hubs_name(tmp_path):
+    stale = {"max_position_embeddings": 99, "n_ctx": 99, "n_heads": 3, "activation": "relu", "ln_eps": 1e-3}
+    sizes = {"vocab_size": 99, "attn_pdrop": 0.25, "hidden_size": 6}
+    folder = write_checkpoint(tmp_path / "m", config={**stale, **sizes})
+    model = numgpt.load(folder, n_head=2, activation_function="gelu")
+    convert(folder, tmp_path / "copy", given={"n_head": 2, "activation_function": "gelu"})
+    assert_same(numgpt.load(tmp_path / "copy"), model)
+    written = json.loads((tmp_path / "copy" / "config.json").read_text(encoding="utf-8"))
+    assert (written["n_positions"], written["vocab_size"], written["attn_pdrop"]) == (7, 11, 0.25)
+    assert written.keys().isdisjoint({*stale, "hidden_size"})
 
 
 def test_the_kind_is_told_from_the_content_and_not_from_the_name(tmp_path, expected):

@@ -8,7 +8,7 @@ from support.checkpoints import hub_tensors, layouts, masked_bias, masks, prefix
 from support.readers import Spy
 
 from numgpt.checkpoint.memory import read_params
-from numgpt.checkpoint.names import hub_name, match_params
+from numgpt.checkpoint.names import Misfit, from_linear, hub_name, match_params, sizes_of
 from numgpt.config import Config
 from numgpt.errors import CheckpointError
 from numgpt.params import check_params, leaves, param_shapes
@@ -228,8 +228,8 @@ def test_a_tensor_that_gpt2_does_not_have_is_left_over(name):
 
 def test_the_layers_that_a_config_does_not_count_are_left_over():
     text = unfit(hub_tensors(n_layer=3))
-    assert text.startswith("left over: h.2.ln_1.weight, h.2.ln_1.bias, h.2.attn.c_attn.weight, ")
-    assert text.count(",") == 11
+    shown = "h.2.ln_1.weight, h.2.ln_1.bias, h.2.attn.c_attn.weight"
+    assert text == f"left over: 12 tensors, such as {shown}: `numgpt inspect --json` lists them all"
 
 
 def test_all_that_is_missing_is_named():
@@ -239,9 +239,20 @@ def test_all_that_is_missing_is_named():
 
 
 def test_the_layers_that_a_config_counts_in_vain_are_missing():
-    assert unfit(hub_tensors(), TINY._replace(n_layer=3)).startswith(
-        "missing: h.2.ln_1.g, h.2.ln_1.b, h.2.attn.c_attn.w"
-    )
+    text = unfit(hub_tensors(), TINY._replace(n_layer=3))
+    shown = "h.2.ln_1.g, h.2.ln_1.b, h.2.attn.c_attn.w"
+    assert text == f"missing: 12 tensors, such as {shown}: `numgpt inspect --json` lists them all"
+
+
+def test_an_error_about_many_tensors_is_short_and_has_all_of_them():
+    tensors = hub_tensors(n_layer=40)
+    with pytest.raises(Misfit) as caught:
+        match_params(Spy(tensors).tensors, TINY._replace(n_layer=40, n_embd=8), "x")
+    assert len(str(caught.value)) < 400
+    assert str(caught.value).startswith("x does not fit its configuration: 444 tensors of another shape, such as wte: ")
+    every = caught.value.faults["of another shape"]
+    assert [phrase.partition(":")[0] for phrase in every[:3]] == ["wte", "wpe", "h.0.ln_1.g"]
+    assert len(every) == 4 + 11 * 40  # all but the bias of c_fc, of width n_inner
 
 
 def test_an_empty_file_is_said_to_be_empty():
@@ -379,3 +390,67 @@ def test_where_a_head_is_stored_a_fault_elsewhere_reads_nothing_but_the_two_that
     with pytest.raises(CheckpointError):
         match_params(spy.tensors, TINY, "x")
     assert set(spy.reads) <= {"lm_head.weight", "wte.weight"}
+
+
+# --- what the names and shapes say
+
+
+def greek(tensors):
+    """Layer norms with gamma and beta."""
+    names = {"weight": "gamma", "bias": "beta"}
+    return {f"{n.rpartition('.')[0]}.{names[n.rpartition('.')[2]]}" if "ln_" in n else n: x for n, x in tensors.items()}
+
+
+def test_layer_norms_may_be_called_gamma_and_beta():
+    tensors = greek(hub_tensors())
+    assert {"h.1.ln_2.beta", "ln_f.gamma"} <= tensors.keys()
+    expect(load(tensors)[0], hub_tensors())
+    expect(load(prefixed("transformer.", tensors))[0], hub_tensors())
+
+
+def test_gamma_beside_weight_is_there_twice():
+    extra = {"ln_f.gamma": np.zeros(6, np.float32)}
+    assert message(hub_tensors() | extra).startswith("a/x.safetensors: ln_f.weight is there twice")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_shapes_say_all_sizes_but_the_heads(layout):
+    sizes = sizes_of(Spy(LAYOUTS[layout]).tensors)
+    assert sizes == {"n_vocab": 11, "n_embd": 6, "n_ctx": 7, "n_layer": 2, "n_inner": 10}
+
+
+def test_the_head_alone_says_the_vocabulary_and_what_is_missing_says_nothing():
+    assert sizes_of(Spy({"lm_head.weight": np.zeros((9, 4), np.float32)}).tensors) == {"n_vocab": 9, "n_embd": 4}
+    assert sizes_of(Spy({"bert.weight": np.zeros((9, 4), np.float32)}).tensors) == {}
+    assert sizes_of(Spy({"wte.weight": np.zeros(9, np.float32)}).tensors) == {}
+    huge = {f"h.{'9' * 5000}.ln_1.weight": np.zeros(4, np.float32)}
+    assert sizes_of(Spy(huge).tensors) == {}
+
+
+LINEAR = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.transformer."])
+@pytest.mark.parametrize("form", ["biases", "no biases", "no biases, gamma"])
+def test_matrices_of_nn_linear_are_turned_and_biases_that_no_layer_has_are_zero(prefix, form):
+    tensors = hub_tensors()
+    stored = {name: x.T.copy() if name.endswith(LINEAR) else x for name, x in tensors.items()}
+    if form != "biases":
+        stored = {name: x for name, x in stored.items() if not name.endswith(".bias")}
+        tensors = {name: x * 0 if name.endswith(".bias") else x for name, x in tensors.items()}
+    if form == "no biases, gamma":
+        stored = greek(stored)
+    given, config = match_params(from_linear(Spy(prefixed(prefix, stored)).tensors), TINY, "x")
+    expect(read_params(given, config), tensors)
+
+
+def test_one_bias_that_is_missing_is_missed_also_beside_matrices_of_nn_linear():
+    stored = {name: x.T.copy() if name.endswith(LINEAR) else x for name, x in hub_tensors().items()}
+    del stored["h.1.mlp.c_fc.bias"]
+    with pytest.raises(Misfit, match=r"missing: h\.1\.mlp\.c_fc\.b$"):
+        match_params(from_linear(Spy(stored).tensors), TINY, "x")
+
+
+def test_tensors_in_the_hubs_layout_stay_as_they_are():
+    tensors = Spy(hub_tensors()).tensors
+    assert from_linear(tensors) is tensors

@@ -8,10 +8,12 @@ import re
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.checkpoints import hub_tensors
 
-from numgpt.checkpoint.settings import config_from_json, config_to_json, read_settings
+from numgpt.checkpoint.settings import check_given, config_from_json, config_to_json, read_settings, with_given
+from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.config import Config
-from numgpt.errors import CheckpointError
+from numgpt.errors import CheckpointError, OptionError
 from numgpt.ops import ACTIVATIONS
 
 
@@ -381,7 +383,7 @@ def test_what_numgpt_does_not_compute_is_refused(key, value):
     assert message({key: value}) == expected
 
 
-@pytest.mark.parametrize("name", ["quick_gelu", "gelu_fast", "GELU", "", "gelu_new "])
+@pytest.mark.parametrize("name", ["quick_gelu", "gelu_10", "GELU", "", "gelu_new "])
 def test_an_unknown_activation_is_refused_with_those_that_are_known(name):
     known = "gelu_new, gelu_pytorch_tanh, gelu, relu, silu, swish, tanh"
     assert (
@@ -575,3 +577,128 @@ def test_any_object_gives_a_config_that_is_sound_or_one_error(sound, anything):
 @given(JSON.filter(lambda value: not isinstance(value, dict)))
 def test_anything_but_an_object_is_one_error(value):
     assert re.fullmatch(r"config\.json: the content is .*, expected a JSON object", message(value), re.DOTALL)
+
+
+# --- what the tensors, the file and the caller say
+
+
+def shapes(**sizes):
+    """Tensors of a small GPT-2, of which no value is read."""
+    return {name: LazyTensor("F32", x.shape, None) for name, x in hub_tensors(**sizes).items()}
+
+
+def test_sizes_that_no_file_says_come_from_the_shapes():
+    config = config_from_json({"n_head": 3, "layers": 40}, tensors=shapes())
+    assert config == Config(n_vocab=11, n_ctx=7, n_embd=6, n_head=3, n_layer=2, n_inner=10, eos_token_id=None)
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "n_positions", "n_ctx", "n_inner"])
+@pytest.mark.parametrize("value", [1, 500])
+def test_the_rows_and_the_width_of_the_mlp_are_those_of_the_tensors(key, value):
+    config = config_from_json({"n_head": 3, key: value}, tensors=shapes())
+    assert (config.n_vocab, config.n_ctx, config.n_inner) == (11, 7, 10)
+
+
+@pytest.mark.parametrize(("key", "value"), [("n_embd", 12), ("n_layer", 1), ("n_layer", 3), ("hidden_size", 12)])
+def test_a_width_and_layers_that_a_file_says_are_left_for_the_tensors_to_contradict(key, value):
+    assert value in config_from_json({"n_head": 3, key: value}, tensors=shapes())
+
+
+def test_the_end_of_text_is_held_against_the_rows_that_there_are():
+    assert config_from_json({"n_head": 1, "vocab_size": 20, "eos_token_id": 15}, tensors=shapes()).eos_token_id is None
+    assert config_from_json({"n_head": 1, "vocab_size": 5, "eos_token_id": 10}, tensors=shapes()).eos_token_id == 10
+
+
+@pytest.mark.parametrize("n_inner", [None, 24])
+def test_an_mlp_four_times_as_wide_stays_as_the_file_says_it(n_inner):
+    config = config_from_json({"n_head": 1, "n_inner": n_inner}, tensors=shapes(n_inner=24))
+    assert (config.n_inner, config.mlp_width) == (n_inner, 24)
+
+
+HEADS = ["n_head", "num_attention_heads", "n_heads", "num_heads", "n_attention_heads", "attention_heads", "heads"]
+
+
+@pytest.mark.parametrize("key", HEADS)
+def test_the_heads_may_have_any_of_their_names(key):
+    assert config_from_json({key: 3}, tensors=shapes()).n_head == 3
+
+
+@pytest.mark.parametrize("values", [{}, {"layers": 2}, {"n_embd": 6, "n_layer": 2}])
+def test_the_heads_are_asked_for_and_not_guessed(values):
+    with pytest.raises(CheckpointError) as caught:
+        config_from_json(values, "c", shapes())
+    assert str(caught.value) == (
+        "c: nothing says n_head, the number of heads, which no tensor tells: add --set n_head=N to the command "
+        "(in Python n_head=N), where N divides the width, 6"
+    )
+    assert config_from_json(values, "c", shapes(), {"n_head": 3}).n_head == 3
+
+
+def test_a_config_of_the_hub_that_leaves_the_heads_out_means_twelve():
+    values = {"model_type": "gpt2", "n_embd": 24}
+    assert config_from_json(values, tensors=shapes(n_embd=24)).n_head == 12
+
+
+@pytest.mark.parametrize("key", ["activation_function", "activation", "hidden_act"])
+def test_the_activation_may_have_any_of_its_names(key):
+    assert config_from_json({key: "relu"}, activation="gelu").activation_function == "relu"
+    assert message({key: "mish"}).startswith(f"config.json: {key} is 'mish', expected one of ")
+
+
+@pytest.mark.parametrize("key", ["layer_norm_epsilon", "layer_norm_eps", "ln_eps"])
+def test_the_epsilon_may_have_any_of_its_names(key):
+    assert config_from_json({key: 1e-6}).layer_norm_epsilon == 1e-6
+    assert message({key: 2}) == f"config.json: {key} is 2, expected a number from 0 to 1"
+
+
+def test_where_nobody_says_it_the_activation_is_that_of_the_layout():
+    assert config_from_json({}, activation="gelu").activation_function == "gelu"
+    assert config_from_json({"model_type": "gpt2"}, activation="gelu").activation_function == "gelu_new"
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("gelu_python", "gelu"),
+        ("gelu_fast", "gelu_new"),
+        ("gelu_accurate", "gelu_new"),
+        ("gelu_python_tanh", "gelu_new"),
+    ],
+)
+def test_names_that_mean_the_same_are_read_as_the_same(name, same):
+    assert config_from_json({"activation_function": name}).activation_function == same
+    assert check_given({"activation_function": name}) == {"activation_function": same}
+
+
+def test_what_the_caller_says_counts_before_what_the_file_says():
+    given = {"n_head": 3, "activation_function": "relu", "layer_norm_epsilon": 0.5, "eos_token_id": 4}
+    given |= {"scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True}
+    file = {"n_head": 2, "num_heads": 2, "activation_function": "gelu", "layer_norm_epsilon": 0.1, "eos_token_id": 5}
+    config = config_from_json(file, tensors=shapes(), given=given)
+    assert {name: getattr(config, name) for name in given} == given
+    assert with_given(config_from_json(file, tensors=shapes()), given, "x") == config
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"n_embd": 6},
+        {"n_head": 2.0},
+        {"n_head": True},
+        {"n_head": 0},
+        {"activation_function": "mish"},
+        {"layer_norm_epsilon": math.nan},
+        {"layer_norm_epsilon": "1"},
+        {"scale_attn_weights": 1},
+        {"heads": 2},
+    ],
+)
+def test_what_the_caller_can_not_say_is_refused(given):
+    with pytest.raises(OptionError, match=f"^{next(iter(given))} is .*, expected "):
+        check_given(given)
+
+
+@pytest.mark.parametrize("given", [{"n_head": 4}, {"eos_token_id": 11}, {"eos_token_id": -1}])
+def test_what_does_not_fit_the_sizes_is_refused(given):
+    with pytest.raises(CheckpointError, match=f"^x: {next(iter(given))} is "):
+        with_given(config_from_json({"n_head": 2}, tensors=shapes()), given, "x")

@@ -24,10 +24,40 @@ def test_inspect_shows_config_tensors_and_memory(capsys):
 
 
 def test_inspect_shows_the_tensors_of_a_checkpoint_that_does_not_fit_and_then_says_so(capsys, tmp_path):
-    code, out, err = call(capsys, "inspect", "-m", tiny(tmp_path, n_positions=8))
+    code, out, err = call(capsys, "inspect", "-m", tiny(tmp_path, n_layer=3))
     assert code == 1
     assert "wpe.weight" in out
-    assert "wpe: shape (7, 6), expected (8, 6)" in err
+    assert "missing: 12 tensors, such as h.2.ln_1.g, h.2.ln_1.b, h.2.attn.c_attn.w" in err
+    code, out, err = call(capsys, "inspect", "-m", str(tmp_path), "--json")
+    assert code == 1
+    assert len(json.loads(out)["faults"]["missing"]) == 12
+
+
+def test_set_says_what_no_tensor_tells(capsys, tmp_path):
+    path = tiny(tmp_path / "m")
+    (tmp_path / "m" / "config.json").unlink()
+    assert "--set n_head=N" in fails(capsys, "generate", "h", "-m", path)
+    told = ["--set", "n_head=3", "--set", "activation_function=gelu", "--set", "layer_norm_epsilon=1e-6"]
+    code, out, _ = call(capsys, "inspect", "-m", path, *told, "--json")
+    config = json.loads(out)["config"]
+    assert code == 0
+    assert (config["n_head"], config["activation_function"], config["layer_norm_epsilon"]) == (3, "gelu", 1e-6)
+    for command in (["generate", "h", "-n", "1"], ["score", "hi hi"], ["tokenize", "h"], ["trace", "h"]):
+        assert call(capsys, *command, "-m", path, *told)[0] == 0
+    assert call(capsys, "convert", path, str(tmp_path / "copy"), *told)[0] == 0
+    assert json.loads((tmp_path / "copy" / "config.json").read_text(encoding="utf-8"))["n_head"] == 3
+
+
+@pytest.mark.parametrize("said", ["n_head", "n_head=", "n_head=x", "n_head=0", "n_layer=2", "=3", "eos_token_id=true"])
+def test_what_set_can_not_say_is_refused(capsys, tmp_path, said):
+    said = fails(capsys, "inspect", "-m", tiny(tmp_path), "--set", said)
+    assert "expected" in said
+
+
+def test_a_number_of_heads_that_does_not_divide_the_width_is_refused(capsys, tmp_path):
+    said = fails(capsys, "inspect", "-m", tiny(tmp_path), "--set", "n_head=4")
+    assert "n_head" in said
+    assert "6" in said
 
 
 def test_models_lists_known_names_and_what_lies_in_the_folder(capsys, tmp_path, monkeypatch):

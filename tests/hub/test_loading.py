@@ -157,16 +157,30 @@ def test_a_folder_without_weights_says_so(tmp_path):
 
 def test_the_weights_of_another_model_are_named_with_their_file(tmp_path):
     folder = write_checkpoint(tmp_path / "m", {"bert.weight": np.zeros(2, np.float32)}, CONFIG | {"n_layer": 1})
-    expected = f"{folder / 'model.safetensors'} does not fit its configuration: missing: wte, wpe, h.0.ln_1.g"
-    assert message(folder).startswith(expected)
-    assert message(folder).endswith("; left over: bert.weight")
+    shown = "missing: 16 tensors, such as wte, wpe, h.0.ln_1.g; left over: bert.weight"
+    expected = f"{folder / 'model.safetensors'} does not fit its configuration: {shown}"
+    assert message(folder) == f"{expected}: `numgpt inspect --json` lists them all"
 
 
 # --- the config beside the weights
 
 
-def test_a_folder_without_config_says_what_it_is_for(tmp_path):
+def test_a_folder_without_config_is_asked_for_what_no_tensor_tells(tmp_path):
     folder = write_checkpoint(tmp_path / "m")
+    (folder / "config.json").unlink()
+    expected = (
+        f"{folder / 'config.json'}: no such file: nothing says n_head, the number of heads, which no tensor tells: "
+        f"add --set n_head=N to the command (in Python n_head=N), where N divides the width, 6"
+    )
+    assert message(folder) == expected
+    assert message(folder / "model.safetensors") == expected
+    model = load(folder, n_head=2)
+    expect(model)
+    assert model.config == TINY
+
+
+def test_a_folder_of_another_model_without_config_says_what_that_is_for(tmp_path):
+    folder = write_checkpoint(tmp_path / "m", {"bert.weight": np.zeros(2, np.float32)})
     (folder / "config.json").unlink()
     expected = f"{folder / 'config.json'}: no such file, expected it beside the weights, for the sizes of the model"
     assert message(folder) == expected
@@ -400,12 +414,19 @@ def test_loading_takes_hardly_more_memory_than_the_parameters(tmp_path, kind):
 
 
 def test_a_config_that_claims_to_be_huge_costs_nothing(tmp_path):
-    for change in ({"n_layer": 10**9}, {"vocab_size": 10**12}, {"n_positions": 10**18}, {"n_inner": 10**30}):
+    for change in ({"n_layer": 10**9}, {"n_embd": 2 * 10**18}):
         folder = write_checkpoint(tmp_path / "m", config=CONFIG | change)
         tracemalloc.start()
         message(folder)
         assert tracemalloc.get_traced_memory()[1] < 1e6
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("change", [{"vocab_size": 10**12}, {"n_positions": 10**18}, {"n_inner": 10**30}])
+def test_the_rows_of_a_table_count_whatever_a_config_says(tmp_path, change):
+    model = load(write_checkpoint(tmp_path / "m", config=CONFIG | change))
+    expect(model)
+    assert model.config == TINY
 
 
 def test_no_data_is_read_of_a_file_that_does_not_fit(tmp_path, monkeypatch):
