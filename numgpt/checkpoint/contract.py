@@ -32,7 +32,7 @@ class Opened(NamedTuple):
 
     weights: Path  # the file, or the index of several
     kind: str  # the name of the format, for messages
-    tensors: dict[str, LazyTensor]  # by their names in the file
+    tensors: dict[str, LazyTensor]  # by their names in the file, with its dtypes or the types of its blocks
     hub_tensors: dict[str, LazyTensor]  # the same in the naming and layout of the Hub
     config: Config
     settings: Mapping[str, Any]  # what its config.json says, also beside the sizes, such as dropout; {}: it has none

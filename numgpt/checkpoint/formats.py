@@ -4,6 +4,7 @@ Each format is a module of this room, with the two functions that contract.py de
 and its line in FORMATS.
 """
 
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -21,13 +22,16 @@ class Format(NamedTuple):
     module: str  # in this room; imported when a file is looked at, so that the rest starts faster
     names: tuple[str, ...]  # of files by which a folder of this format is known
     endings: tuple[str, ...]  # of files that may have any name, and count where there is one of them alone
+    is_whole: bool = False  # it holds config and tokenizer too: what lies beside it does not count
 
 
 FORMATS = (  # a file is of the first that takes it; so are those of a folder that has several
     Format("safetensors", ("model.safetensors", "model.safetensors.index.json"), (".safetensors",)),
     Format("pytorch", ("pytorch_model.bin", "pytorch_model.bin.index.json", "ckpt.pt"), (".bin", ".pt", ".pth")),
     Format("tensorflow", ("checkpoint", "model.ckpt.index"), ()),
+    Format("gguf", (), (".gguf",), is_whole=True),
 )
+LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")  # of a split file, which its first part stands for
 
 
 ADAPTER = "adapter_model."  # how the files of an adapter begin, which are no weights of a model
@@ -50,6 +54,12 @@ def format_of(glance: Glance) -> ModuleType:
     return next((module for module in modules if module.is_mine(glance)), module_of(FORMATS[0]))
 
 
+def is_whole(path: Path) -> bool:
+    """Tell whether a file holds all of a model, its config and its tokenizer too."""
+    glance = look_at(path)
+    return any(format.is_whole and module_of(format).is_mine(glance) for format in FORMATS)
+
+
 def module_of(format: Format) -> ModuleType:
     """Return the module of a line of the table."""
     return import_module(f"{__package__}.{format.module}")
@@ -63,7 +73,11 @@ def find_weights(folder: Path) -> Path:
     if named := named_weights(folder):
         return named
     for ending in (ending for format in FORMATS for ending in format.endings):
-        found = sorted(path for path in folder.glob(f"*{ending}") if not path.name.startswith(ADAPTER))
+        found = sorted(
+            path
+            for path in folder.glob(f"*{ending}")
+            if not path.name.startswith(ADAPTER) and not LATER_PART.search(path.name)
+        )
         if len(found) == 1:
             return found[0]
         if found:

@@ -58,14 +58,20 @@ def _lay_out(shapes: dict[str, tuple[int, ...]], dtype: np.dtype[Any]) -> dict[s
 
 def _read_rows(tensor: LazyTensor, array: np.ndarray) -> np.ndarray:
     """Read a tensor into an array of its shape."""
-    if tensor.into and (tensor.dtype == "F64") == (array.dtype == np.float64):
+    if tensor.into and _same_dtype(tensor, array):
         return tensor.into(array)
     array[...] = tensor.read()
     return array
 
 
+def _same_dtype(tensor: LazyTensor, array: np.ndarray) -> bool:
+    return (tensor.dtype == "F64") == (array.dtype == np.float64)
+
+
 def _read_columns(tensor: LazyTensor, array: np.ndarray) -> np.ndarray:
     """Read a matrix into an array of its transpose's shape, and return the array's transpose: the matrix."""
+    if tensor.into and tensor.by_columns and _same_dtype(tensor, array):
+        return tensor.into(array.T)
     matrix = tensor.read()
     for start in range(0, len(matrix), STRIP):  # a strip at a time stays in the cache: half the time
         array[:, start : start + STRIP] = matrix[start : start + STRIP].T

@@ -155,7 +155,8 @@ def match_params(tensors: dict[str, LazyTensor], config: Config, source: str) ->
     """
     if config.n_layer > len(tensors):  # before anything is built as large as a config can claim
         what = f"n_layer is {config.n_layer}, but the file has {len(tensors)} tensors in all"
-        raise CheckpointError(f"{source}: {what}: if it is one shard of several, give their .index.json")
+        other = "" if tensors else "; it may be the file of a vocabulary alone"
+        raise CheckpointError(f"{source}: {what}: if it is one shard of several, give their .index.json{other}")
 
     stored: dict[str, LazyTensor] = {}
     for name, tensor in tensors.items():

@@ -7,10 +7,11 @@ Sources: `encoder.py` and the files of the GPT-2 release, 2019.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from numgpt import tokenizer as readable
 from numgpt.checkpoint.files import read_small
 from numgpt.errors import CheckpointError
 from numgpt.fast.tokenizer import AddedToken, Tokenizer
@@ -49,6 +50,23 @@ def spellings() -> dict[str, bytes]:
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in visible]
     return {chr(c): BYTES[c] for c in visible} | {chr(0x100 + i): BYTES[c] for i, c in enumerate(hidden)}
+
+
+def speller() -> Callable[[bytes], str]:
+    """Return the function that spells a piece as files do."""
+    spelling = {byte: character for character, byte in spellings().items()}
+    return lambda piece: "".join(spelling[piece[i : i + 1]] for i in range(len(piece)))
+
+
+def pieces_of(tokenizer: readable.Tokenizer) -> dict[int, bytes]:
+    """Return {id: piece} of the ids that stand for something, but for added tokens."""
+    added = tokenizer.added if isinstance(tokenizer, Tokenizer) else {}
+    others = {token.id for token in added.values()} | set(tokenizer.special_tokens.values())
+    return {
+        i: piece
+        for i, piece in enumerate(tokenizer.pieces(range(len(tokenizer))))
+        if i not in others and (piece != readable.UNKNOWN or tokenizer.vocabulary.get(piece) == i)
+    }
 
 
 def build(ids: dict[str, Any], ids_name: str, lines: list[Any], merges_name: str, beside: Beside) -> Tokenizer:

@@ -8,7 +8,7 @@ import numpy as np
 
 from numgpt.checkpoint.adapters import base_beside, base_name, find_adapter, merge
 from numgpt.checkpoint.contract import Opened
-from numgpt.checkpoint.formats import find_weights, open_weights
+from numgpt.checkpoint.formats import find_weights, is_whole, open_weights
 from numgpt.checkpoint.memory import read_params
 from numgpt.checkpoint.names import match_params
 from numgpt.checkpoint.settings import NOTHING
@@ -115,6 +115,19 @@ def find_tokenizer(checkpoint: Opened) -> Tokenizer | None:
         fault = f"is a tokenizer of another kind, {OTHER_KINDS[name]}, expected byte-level BPE as GPT-2 has it"
         return Unreadable(CheckpointError(f"{folder}/{name}: {fault}: make the ids with its own program"))
     return tokenizer
+
+
+def tokenizer_beside(path: Path) -> Tokenizer | None:
+    """Read the tokenizer whose files lie beside the weights; None where there are none, or the weights hold it.
+
+    path  as for `open_checkpoint`; a folder may have the files of a tokenizer alone
+    Raises CheckpointError where its files are damaged.
+    """
+    try:
+        weights = find_weights(path) if path.is_dir() else path
+    except CheckpointError:  # no weights, or it is not clear which
+        weights = path
+    return None if is_whole(weights) else from_folder(path if path.is_dir() else path.parent)
 
 
 def float_dtype(dtype: Any) -> str:

@@ -20,12 +20,13 @@ DTYPES: dict[str, np.dtype[Any]] = {
 class LazyTensor(NamedTuple):
     """A tensor that still lies in its file."""
 
-    dtype: str  # a key of DTYPES
+    dtype: str  # a key of DTYPES; where it is shown and not matched, also a type of quants.BLOCKS
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
     """Reads it now: a new, aligned, C-contiguous, native-endian, writable array that nobody else holds."""
     into: Callable[[np.ndarray], np.ndarray] | None = None
     """Reads it into an array that `read` could have returned; None where the format can't without a copy."""
+    by_columns: bool = False  # of a matrix: `into` also takes one that lies in memory by columns
 
 
 def tensor_of(x: np.ndarray, name: str = "an array") -> LazyTensor:

@@ -14,7 +14,17 @@ from pathlib import Path
 from numgpt import tokenizer as readable
 from numgpt.checkpoint.characters import NAME, Characters, read_characters, write_characters
 from numgpt.checkpoint.files import read_small
-from numgpt.checkpoint.pieces import END_OF_TEXT, Beside, build, parse_merges, read_json, read_text, spellings
+from numgpt.checkpoint.pieces import (
+    END_OF_TEXT,
+    Beside,
+    build,
+    parse_merges,
+    pieces_of,
+    read_json,
+    read_text,
+    speller,
+    spellings,
+)
 from numgpt.checkpoint.tokenizer_json import from_tokenizer_json
 from numgpt.checkpoint.tokenizer_settings import ANY, GPT2, ROBERTA, Settings, read_beside
 from numgpt.errors import CheckpointError
@@ -47,7 +57,7 @@ class _GPT2(Tokenizer):
 
     def __init__(self) -> None:
         self.special_tokens, self.n_ordinary = {END_OF_TEXT: 50256}, 50256
-        self.before, self.after = [], []
+        self.before, self.after, self.ignore_merges, self.add_prefix_space = [], [], False, False
 
     def __len__(self) -> int:
         return 50257
@@ -59,6 +69,10 @@ class _GPT2(Tokenizer):
     @property
     def vocabulary(self) -> Mapping[bytes, int]:  # type: ignore[override]
         return self._whole.vocabulary
+
+    @property
+    def added(self) -> dict[str, AddedToken]:  # type: ignore[override]
+        return self._whole.added
 
     @property
     def ranks(self) -> dict[Pair, int]:  # type: ignore[override]
@@ -167,20 +181,27 @@ def _says_nothing_new(settings: Settings) -> bool:
 def write_vocabulary(tokenizer: readable.Tokenizer, folder: Path) -> None:
     """Write vocab.json and merges.txt of a tokenizer, as Transformers has them; of one for characters meta.pkl.
 
-    Its added tokens go into vocab.json, where read_vocabulary finds <|endoftext|>; their flags are not kept.
+    Its special tokens go into vocab.json, where read_vocabulary finds <|endoftext|>. Where it has other added tokens,
+    all go into added_tokens_decoder of tokenizer_config.json too, with their flags, unless there is one already.
     """
     if isinstance(tokenizer, Characters):
         write_characters(tokenizer, folder)
         return
-    spelling = {byte: character for character, byte in spellings().items()}
-
-    def spell(piece: bytes) -> str:
-        return "".join(spelling[piece[i : i + 1]] for i in range(len(piece)))
-
-    ids = {spell(piece): i for piece, i in tokenizer.vocabulary.items()} | tokenizer.special_tokens
+    spell = speller()
+    added = tokenizer.added if isinstance(tokenizer, Tokenizer) else {}
+    ids = {spell(piece): i for i, piece in pieces_of(tokenizer).items()} | tokenizer.special_tokens
     lines = ["#version: 0.2", *(f"{spell(left)} {spell(right)}" for left, right in tokenizer.ranks), ""]
     (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
     (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8", newline="\n")
+    settings = folder / "tokenizer_config.json"
+    if added.keys() - {END_OF_TEXT} and not settings.exists():
+        flags = ("special", "lstrip", "rstrip", "normalized")
+        decoder = {
+            str(token.id): {"content": token.text, "single_word": False, **{f: getattr(token, f) for f in flags}}
+            for token in added.values()
+        }
+        values = {"tokenizer_class": "GPT2Tokenizer", "added_tokens_decoder": decoder}
+        settings.write_text(json.dumps(values, indent=2), encoding="utf-8")
 
 
 def _from_vocabulary(vocabulary: Path, merges: Path, settings: Settings) -> Tokenizer:

@@ -27,7 +27,9 @@ INSPECT_EXAMPLES = """examples:
 CONVERT_EXAMPLES = """examples:
   numgpt convert path/to/ckpt.pt my-gpt2
   numgpt convert 124M gpt2-for-transformers
-  numgpt convert storyteller copy"""
+  numgpt convert storyteller copy
+  numgpt convert storyteller storyteller.gguf --dtype Q8_0
+  numgpt convert path/to/model.Q4_K_M.gguf folder"""
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -35,6 +37,7 @@ def inspect(args: argparse.Namespace) -> None:
     import numpy as np
 
     from numgpt.checkpoint.names import Misfit, match_params
+    from numgpt.checkpoint.quants import stored_bytes
     from numgpt.params import count_params
 
     checkpoint = open_model(args)
@@ -47,7 +50,9 @@ def inspect(args: argparse.Namespace) -> None:
     for name, tensor in checkpoint.tensors.items():
         array = tensor.read()
         bad = array.size - int(np.isfinite(array).sum())
-        tensors.append({"name": name, "dtype": tensor.dtype, "shape": list(tensor.shape), "non_finite": bad})
+        size = stored_bytes(tensor.dtype, array.size)
+        shape = list(tensor.shape)
+        tensors.append({"name": name, "dtype": tensor.dtype, "shape": shape, "bytes": size, "non_finite": bad})
     parameters = sum(math.prod(row["shape"]) for row in tensors) if misfit else count_params(config)
     cache = 2 * config.n_layer * config.n_ctx * config.n_embd
     summary: dict[str, Any] = {
@@ -67,10 +72,11 @@ def inspect(args: argparse.Namespace) -> None:
         print(checkpoint.weights, end="\n\n")
         for key, value in summary["config"].items():
             print(f"  {key:<32} {value}")
-        print(f"\n  {'tensor':<40} {'dtype':<6} shape")
+        print(f"\n  {'tensor':<40} {'dtype':<6} {'size':>8}  shape")
         for row in tensors:
             flaw = f"   {row['non_finite']} NOT FINITE" if row["non_finite"] else ""
-            print(f"  {row['name']:<40} {row['dtype']:<6} {' x '.join(map(str, row['shape'])) or 'scalar'}{flaw}")
+            axes = " x ".join(map(str, row["shape"])) or "scalar"
+            print(f"  {row['name']:<40} {row['dtype']:<6} {format_bytes(row['bytes']):>8}  {axes}{flaw}")
         if checkpoint.merged:
             print(f"\n  {checkpoint.kind}, merged:")
             for name, how in checkpoint.merged.items():
@@ -108,7 +114,7 @@ def download(args: argparse.Namespace) -> None:
 
 
 def convert(args: argparse.Namespace) -> None:
-    """numgpt convert: write any checkpoint as a folder that Transformers loads."""
+    """numgpt convert: write any checkpoint as a folder that Transformers loads, or as a GGUF file for llama.cpp."""
     from numgpt.checkpoint.export import convert as convert_checkpoint
     from numgpt.hub.loading import locate, locate_base
 
@@ -116,8 +122,8 @@ def convert(args: argparse.Namespace) -> None:
     with bar(args) as progress:
         source = locate(args.source, progress)
         base = locate_base(source, args.base, progress)
-    folder = convert_checkpoint(source, args.folder, base, settings)
-    print(json.dumps({"path": str(folder)}) if args.json else folder)
+    target = convert_checkpoint(source, args.target, base, settings, dtype=args.dtype)
+    print(json.dumps({"path": str(target)}) if args.json else target)
 
 
 def list_models(args: argparse.Namespace) -> None:
@@ -160,7 +166,10 @@ def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what `numgpt convert` takes."""
     parser.add_argument("source", help="a name, a folder or a file")
-    parser.add_argument("folder", help="the folder to write, which must not be there yet")
+    parser.add_argument("target", help="the folder to write, or FILE.gguf; it must not be there yet")
+    parser.add_argument(
+        "--dtype", choices=("F32", "F16", "Q8_0"), help="of the matrices in FILE.gguf (default: that of the source)"
+    )
     add_model_settings(parser)
 
 

@@ -178,8 +178,9 @@ class Tokenizer(tokenizer.Tokenizer):
     before, after     ids that go before and after each text, such as RoBERTa's <s> and </s>
     ignore_merges     a word that is a piece is not merged, also where it is `unreachable`
 
-    Attributes: `vocabulary` {piece: id}, `ranks` {pair: rank}, `special_tokens` {text: id}, `n_ordinary` one past the
-    highest id of the vocabulary. len(tokenizer) is one past the highest id of all.
+    Attributes: `vocabulary` {piece: id}, `ranks` {pair: rank}, `special_tokens` {text: id}, `added` {text: AddedToken},
+    `add_prefix_space`, `before`, `after`, `ignore_merges`, `n_ordinary` one past the highest id of the vocabulary.
+    len(tokenizer) is one past the highest id of all.
     Raises nothing: those who read files check what they read.
 
     >>> tokenizer = Tokenizer([(b"h", b"i"), (b" ", b"hi")], added=[AddedToken("<end>", 300, special=True)])
@@ -198,20 +199,20 @@ class Tokenizer(tokenizer.Tokenizer):
         after: Iterable[int] = (),
         ignore_merges: bool = False,
     ) -> None:
-        self._added = {token.text: token for token in added}
-        special = {token.text: token.id for token in self._added.values() if token.special}
+        self.added = {token.text: token for token in added}
+        special = {token.text: token.id for token in self.added.values() if token.special}
         super().__init__(merges, vocabulary, special)
-        plain = {token.id: token.text.encode() for token in self._added.values() if not token.special}
+        plain = {token.id: token.text.encode() for token in self.added.values() if not token.special}
         self._pieces = {**(unreachable or {}), **self._pieces, **plain}
         self._length = super().__len__()
-        self._add_prefix_space = add_prefix_space
-        self.before, self.after = list(before), list(after)
+        self.add_prefix_space = add_prefix_space
+        self.before, self.after, self.ignore_merges = list(before), list(after), ignore_merges
         others = {piece: i for i, piece in (unreachable or {}).items()}
         self._not_merged = {**others, **self.vocabulary} if ignore_merges else {}
         self.n_ordinary = max(self.vocabulary.values(), default=-1) + 1
         self._finders = []
         for normalized in (False, True):
-            texts = sorted((t.text for t in self._added.values() if t.normalized == normalized), key=len, reverse=True)
+            texts = sorted((t.text for t in self.added.values() if t.normalized == normalized), key=len, reverse=True)
             if texts:
                 self._finders.append(re.compile("|".join(map(re.escape, texts))))
         self._memory = _Memory(self)
@@ -235,7 +236,7 @@ class Tokenizer(tokenizer.Tokenizer):
                 if isinstance(part, AddedToken):
                     ids.append(part.id)
                     continue
-                if self._add_prefix_space and not part.startswith(" "):
+                if self.add_prefix_space and not part.startswith(" "):
                     part = " " + part
                 for words in _split_windows(part):
                     ids.extend(chain.from_iterable(map(self._memory.__getitem__, words)))
@@ -263,7 +264,7 @@ class Tokenizer(tokenizer.Tokenizer):
             return
         at = 0
         for match in finder.finditer(text):
-            token, (start, end) = self._added[match.group()], match.span()
+            token, (start, end) = self.added[match.group()], match.span()
             if token.special and not allow_special:
                 continue
             while token.lstrip and start > at and _SPACE.match(text, start - 1):

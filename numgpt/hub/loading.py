@@ -8,9 +8,9 @@ from typing import Any
 
 from numgpt.checkpoint.adapters import base_name, find_adapter
 from numgpt.checkpoint.contract import Opened
-from numgpt.checkpoint.reading import find_tokenizer, float_dtype, open_checkpoint, read_model
+from numgpt.checkpoint.reading import find_tokenizer, float_dtype, open_checkpoint, read_model, tokenizer_beside
 from numgpt.checkpoint.settings import NOTHING, check_given
-from numgpt.checkpoint.vocabulary import from_folder, gpt2
+from numgpt.checkpoint.vocabulary import gpt2
 from numgpt.errors import CheckpointError, DownloadError
 from numgpt.fast.tokenizer import Tokenizer
 from numgpt.hub.folders import find, list_names, weights_folder
@@ -63,7 +63,8 @@ def load_tokenizer(
     if path is None and name_or_path in GPT2_VOCABULARY:
         return gpt2()
     path = path or locate(name_or_path)
-    return from_folder(path if path.is_dir() else path.parent) or find_tokenizer(open_named(path, base, given))
+    beside = tokenizer_beside(path)
+    return find_tokenizer(open_named(path, base, given)) if beside is None else beside
 
 
 def open_named(

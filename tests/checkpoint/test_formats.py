@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
-from support import bundles, pickles
+from support import bundles, ggufs, pickles
 from support.checkpoints import (
     CONFIG,
     SIZES,
@@ -305,6 +305,11 @@ def test_what_is_left_over_or_missing_is_said_in_one_message_for_every_format(tm
             numgpt.load(path)
 
 
+def write_gguf(folder, tensors):
+    keys = {**ggufs.KEYS, "gpt2.feed_forward_length": 24, "tokenizer.ggml.eos_token_id": 50256}
+    return ggufs.write(folder / "any.gguf", keys, {name: ggufs.f32(x) for name, x in ggufs.renamed(tensors).items()})
+
+
 # Of each file name in the table, and of each ending: what writes it into a folder, with all that belongs to it.
 CONFIGURED = {**CONFIG, "n_inner": None}
 SAMPLES = {
@@ -321,6 +326,7 @@ SAMPLES = {
     ".bin": lambda folder, x: write_nanogpt(folder / "any.bin", x),
     ".pt": lambda folder, x: write_nanogpt(folder / "any.pt", x),
     ".pth": lambda folder, x: write_nanogpt(folder / "any.pth", x),
+    ".gguf": write_gguf,
 }
 
 
@@ -336,7 +342,8 @@ def test_a_folder_of_each_kind_is_found_told_and_opened(tmp_path, expected, form
     assert [other for other in FORMATS if module_of(other).is_mine(look_at(found))] == [format]
     opened = module_of(format).open_weights(look_at(found))
     assert isinstance(opened, Opened)
-    assert opened.weights.parent == opened.folder == folder
+    assert opened.weights.parent == folder
+    assert opened.folder == (None if format.is_whole else folder)
     assert len(opened.tensors) == len(opened.hub_tensors)
     assert (opened.check is not None) == (format.module == "tensorflow")
     assert_same(numgpt.load(folder), expected, activation_function=opened.config.activation_function)
@@ -399,7 +406,7 @@ def test_a_folder_without_weights_says_what_it_looked_for(tmp_path):
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        (b"GGUF\x03\0\0\0" + bytes(40), "it looks like a GGUF file"),
+        (b"GGUF\x03\0\0\0" + bytes(40), "general.architecture is missing, expected 'gpt2'"),
         (b"\x89HDF\r\n\x1a\n" + bytes(40), "it looks like an HDF5 file"),
         (b"<!DOCTYPE html><html>" + bytes(40), "it looks like a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "it looks like a Git LFS pointer"),

@@ -13,6 +13,7 @@ from numgpt.config import Config
 from numgpt.errors import CheckpointError
 from numgpt.params import check_params, leaves, param_shapes
 
+ALONE = "it may be the file of a vocabulary alone"
 SHARD = "if it is one shard of several, give their .index.json"
 TINY = Config(n_vocab=11, n_ctx=7, n_embd=6, n_head=2, n_layer=2, n_inner=10)
 UNTIED = TINY._replace(tie_word_embeddings=False)
@@ -256,7 +257,7 @@ def test_an_error_about_many_tensors_is_short_and_has_all_of_them():
 
 
 def test_an_empty_file_is_said_to_be_empty():
-    assert message({}) == f"a/x.safetensors: n_layer is 2, but the file has 0 tensors in all: {SHARD}"
+    assert message({}) == f"a/x.safetensors: n_layer is 2, but the file has 0 tensors in all: {SHARD}; {ALONE}"
 
 
 def test_weights_of_nn_linear_look_transposed():

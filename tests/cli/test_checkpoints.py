@@ -16,7 +16,8 @@ def test_inspect_shows_config_tensors_and_memory(capsys):
     assert "5,918,720 parameters: 23.7 MB in memory as float32" in out
     assert "6.29 MB more for the keys and values of a full context" in out
     assert "0 values that are not finite" in out
-    assert any(line.split() == ["transformer.wte.weight", "F16", "4096", "x", "256"] for line in out.splitlines())
+    row = ["transformer.wte.weight", "F16", "2.10", "MB", "4096", "x", "256"]
+    assert any(line.split() == row for line in out.splitlines())
     assert any(line.split() == ["n_ctx", "512"] for line in out.splitlines())
     facts = json.loads(call(capsys, "inspect", "--json")[1])
     assert facts["cache_bytes"] == 2 * 6 * 512 * 256 * 4
