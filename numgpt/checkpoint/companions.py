@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from numgpt import tokenizer as readable
-from numgpt.checkpoint import pytorch, tensorflow
-from numgpt.checkpoint.formats import look_at
+from numgpt.checkpoint import tensorflow
+from numgpt.checkpoint.formats import FORMATS, look_at, module_of
 from numgpt.checkpoint.pieces import read_json
+from numgpt.checkpoint.unread import kind_of
 from numgpt.checkpoint.vocabulary import write_vocabulary
 
 VOCABULARIES = ("vocab.json", "tokenizer.json", "meta.pkl")  # of which a folder that is written has one
@@ -67,11 +68,12 @@ def _files_of(folder: Path) -> Iterator[Path]:
 def is_weights(path: Path) -> bool:
     """Tell whether a file holds the weights of a model, or a part of them, by its name and its first bytes."""
     name = path.name
-    if WEIGHTS.fullmatch(name):
+    if WEIGHTS.fullmatch(name) or kind_of([name]):
         return True
     if path.suffix in (".bin", ".pt", ".pth"):
         glance = look_at(path)
-        return not STATES.fullmatch(name) and (pytorch.is_mine(glance) or glance.start.startswith(LFS))
+        known = any(module_of(format).is_mine(glance) for format in FORMATS)
+        return not STATES.fullmatch(name) and (known or glance.start.startswith(LFS))
     return tensorflow.is_mine(look_at(path))
 
 

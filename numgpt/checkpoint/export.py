@@ -89,6 +89,7 @@ def _write_gguf(source: Source, path: Path, dtype: str | None) -> None:
     write_gguf(source.checkpoint, source.tensors, source.config, path, dtype)
 
 
+NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # of PyTorch
 WRITERS: dict[str, Callable[[Source, Path, str | None], None]] = {"hub": _write_hub, "gguf": _write_gguf}
 
 
@@ -101,7 +102,13 @@ def _all_settings(source: Source) -> dict[str, Any]:
     known = {"n_ctx", "torch_dtype", "dtype", *ALIASES}
     others = {key: value for key, value in source.checkpoint.settings.items() if key not in known}
     ends = {key: value for key, value in others.items() if key in ("bos_token_id", "eos_token_id")}
-    return {**others, **config_to_json(source.config), **ends}
+    return {**others, **config_to_json(source.config), **ends, "dtype": _dtype_of(source.tensors)}
+
+
+def _dtype_of(tensors: Mapping[str, LazyTensor]) -> str:
+    """Return the dtype that holds all tensors exactly: Transformers casts them all to the one in config.json."""
+    kinds = {tensor.dtype for tensor in tensors.values()}
+    return NAMES[kinds.pop() if len(kinds) == 1 else "F64" if "F64" in kinds else "F32"]
 
 
 def _write_vocabulary(checkpoint: Opened, folder: Path) -> None:

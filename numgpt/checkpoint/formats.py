@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from numgpt.checkpoint.contract import Glance, Opened
 from numgpt.checkpoint.settings import NOTHING, with_given
+from numgpt.checkpoint.unread import kind_of, refuse_file, refuse_names
 from numgpt.errors import CheckpointError
 
 
@@ -30,6 +31,8 @@ FORMATS = (  # a file is of the first that takes it; so are those of a folder th
     Format("pytorch", ("pytorch_model.bin", "pytorch_model.bin.index.json", "ckpt.pt"), (".bin", ".pt", ".pth")),
     Format("tensorflow", ("checkpoint", "model.ckpt.index"), ()),
     Format("gguf", (), (".gguf",), is_whole=True),
+    Format("flax", ("flax_model.msgpack", "flax_model.msgpack.index.json"), (".msgpack",)),
+    Format("ggml", (), (".ggml",)),  # most are a .bin, which is pytorch's to find
 )
 LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")  # of a split file, which its first part stands for
 
@@ -49,9 +52,15 @@ def open_weights(path: Path, given: Mapping[str, Any] = NOTHING) -> Opened:
 
 
 def format_of(glance: Glance) -> ModuleType:
-    """Return the module of the format that a file has. For a file of none, the first one's, whose reader says so."""
-    modules = (module_of(format) for format in FORMATS)
-    return next((module for module in modules if module.is_mine(glance)), module_of(FORMATS[0]))
+    """Return the module of the format that a file has. For a file of none, the first one's, whose reader says so.
+
+    Raises CheckpointError, by name, for a file that is known and not read.
+    """
+    for module in map(module_of, FORMATS):
+        if module.is_mine(glance):
+            return module
+    refuse_file(glance)
+    return module_of(FORMATS[0])
 
 
 def is_whole(path: Path) -> bool:
@@ -76,7 +85,7 @@ def find_weights(folder: Path) -> Path:
         found = sorted(
             path
             for path in folder.glob(f"*{ending}")
-            if not path.name.startswith(ADAPTER) and not LATER_PART.search(path.name)
+            if not path.name.startswith(ADAPTER) and not LATER_PART.search(path.name) and not kind_of([path.name])
         )
         if len(found) == 1:
             return found[0]
@@ -91,6 +100,7 @@ def find_weights(folder: Path) -> Path:
         raise CheckpointError(
             f"{folder}: no weights here, but in folders below: {', '.join(below[:5])}{more}: give the path of one"
         )
+    refuse_names(folder, [folder.absolute().name, *(path.name for path in (*folder.glob("*"), *folder.glob("onnx/*")))])
     raise CheckpointError(f"{folder}: no weights, expected one of {expected}: is the checkpoint complete?")
 
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from numgpt.checkpoint.files import printable
 from numgpt.checkpoint.tensors import LazyTensor
+from numgpt.checkpoint.unread import refuse_tensors
 from numgpt.config import Config
 from numgpt.errors import CheckpointError
 from numgpt.params import faults, in_short, leaves, param_shapes
@@ -151,8 +152,10 @@ def match_params(tensors: dict[str, LazyTensor], config: Config, source: str) ->
     source   the name of the file, for messages
     Returns path in the tree -> LazyTensor, and the config, with tie_word_embeddings corrected where a head is stored
     that is not wte. No tensor is read, but for a stored head and wte, to compare them.
-    Raises Misfit, a CheckpointError, that says what is missing, left over, or of another shape or dtype.
+    Raises Misfit, a CheckpointError, that says what is missing, left over, or of another shape or dtype. Tensors that
+    are quantised are refused by name.
     """
+    refuse_tensors(source, tensors)
     if config.n_layer > len(tensors):  # before anything is built as large as a config can claim
         what = f"n_layer is {config.n_layer}, but the file has {len(tensors)} tensors in all"
         other = "" if tensors else "; it may be the file of a vocabulary alone"

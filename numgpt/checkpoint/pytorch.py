@@ -269,6 +269,9 @@ def _open_zip(path: Path, file: BufferedReader, size: int) -> tuple[Any, dict[st
         file.seek(at)
         return length
 
+    if any(re.fullmatch(r"[^/]*/(constants\.pkl|code/.*)", name, re.DOTALL) for name in entries):
+        what = "a TorchScript archive, a program with its weights, expected what torch.save writes"
+        raise wrong(path, what, "save the state_dict of the model instead, or use its .safetensors file")
     pickles = [name for name in entries if re.fullmatch(r"[^/]*/data\.pkl", name)]
     if len(pickles) != 1:
         fault = f"a zip archive with {len(pickles)} pickles data.pkl, expected 1"

@@ -18,6 +18,7 @@ from typing import Any
 from numgpt.checkpoint.files import parse_json, read_small
 from numgpt.checkpoint.names import sizes_of
 from numgpt.checkpoint.tensors import LazyTensor
+from numgpt.checkpoint.unread import refuse_method
 from numgpt.checks import check_option
 from numgpt.config import Config
 from numgpt.errors import CheckpointError
@@ -60,7 +61,7 @@ GIVEN = {  # what the caller may say: no shape tells it
 NOTHING: Mapping[str, Any] = {}
 
 # What would change the result and is not GPT-2: each of these must be absent, null, false or empty.
-REFUSED = ("add_cross_attention", "is_encoder_decoder", "pruned_heads", "quantization_config")
+REFUSED = ("add_cross_attention", "is_encoder_decoder", "pruned_heads")
 
 
 def read_config(folder: Path) -> Config:
@@ -308,6 +309,7 @@ def _refuse_other_models(values: dict[str, Any], source: str) -> None:
         raise CheckpointError(
             f"{source}: architectures is {architectures!r:.80}, expected ['GPT2LMHeadModel']: {other}"
         )
+    refuse_method(source, values.get("quantization_config"))
     for key in REFUSED:
         if values.get(key):
             raise CheckpointError(f"{source}: {key} is {values[key]!r:.80}, which numgpt does not compute: {other}")

@@ -18,7 +18,10 @@ from numgpt.hub.registry import KNOWN, choose_files, is_name, parse_name
 
 HERE = Path(__file__).parent.parent  # the package
 CHECKOUT = HERE.parent if (HERE.parent / "pyproject.toml").is_file() else None
-SHARD = re.compile(r"(model-\d{5}-of-\d{5}\.safetensors|pytorch_model-\d{5}-of-\d{5}\.bin)", re.ASCII)
+SHARD = re.compile(
+    r"(model-N\.safetensors|pytorch_model-N\.bin|tf_model-N\.h5|flax_model-N\.msgpack)".replace("N", r"\d{5}-of-\d{5}"),
+    re.ASCII,
+)
 MAX_INDEX = 1 << 25  # bytes
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from numgpt.checkpoint import adapters
-from numgpt.errors import DownloadError
+from numgpt.checkpoint.unread import refuse_names
+from numgpt.errors import CheckpointError, DownloadError
 
 
 class File(NamedTuple):
@@ -36,7 +37,10 @@ SMALL_FILES = (
     "config.json", "generation_config.json", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHTS = (  # the first that there is
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+    "tf_model.h5", "tf_model.h5.index.json", "flax_model.msgpack", "flax_model.msgpack.index.json",
+)  # fmt: skip
 OPENAI_FILES = ("hparams.json", "encoder.json", "vocab.bpe", "model.ckpt.index", "model.ckpt.data-00000-of-00001")
 OPENAI_ALIASES = {"117M": "124M", "345M": "355M"}  # the names of 2019
 
@@ -187,10 +191,11 @@ def _check_revision(revision: str) -> str:
 
 
 def choose_files(names: Iterable[str], model: str) -> list[str]:
-    """Choose from a repository the files that are needed, the weights last: safetensors before torch's own format.
+    """Choose from a repository the files that are needed, the weights last: the first of WEIGHTS.
 
     Of an adapter its two files are needed, and the weights of its base where they lie beside it.
-    Raises DownloadError where there is no config.json, or no weights that numgpt reads; `model` is named in it.
+    Raises DownloadError where there is no config.json, or no weights that numgpt reads; `model` is named in it, and
+    where that is known what the weights are.
 
     >>> choose_files(["pytorch_model.bin", "model.safetensors", "../x", "config.json", "tf_model.h5"], "owner/name")
     ['config.json', 'model.safetensors']
@@ -204,8 +209,20 @@ def choose_files(names: Iterable[str], model: str) -> list[str]:
         adapter = [adapters.CONFIG, *adapter]
         weights = weights if "config.json" in names else []
     elif not weights or "config.json" not in names:
+        if not weights:
+            _say_what_is_there(model, names)
+        lacks = WEIGHTS[0] if "config.json" in names else "config.json"
+        single = ", ".join(file for file in WEIGHTS if not file.endswith(".json"))
         raise DownloadError(
-            f"{model}: has no {WEIGHTS[0] if 'config.json' in names else 'config.json'}, expected config.json and one "
-            f"of {', '.join(WEIGHTS)}: choose another model or revision"
+            f"{model}: has no {lacks}, expected config.json and one of {single}, or the .index.json of one: choose "
+            f"another model or revision"
         )
     return [file for file in SMALL_FILES if file in names] + adapter + weights
+
+
+def _say_what_is_there(model: str, names: Iterable[str]) -> None:
+    """Raise DownloadError where the weights of a repository are known to be what numgpt does not read."""
+    try:
+        refuse_names(model, sorted(names))
+    except CheckpointError as error:
+        raise DownloadError(str(error)) from None

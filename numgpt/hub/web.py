@@ -53,6 +53,8 @@ WRONG_STARTS = (  # how files of some names can't begin, and what begins so
     (".json", rb"\s*[^{\s]", "no JSON object"),
     (".safetensors", rb"(?s).{8}[^{]", "no safetensors file"),
     (".bin", rb"[^P\x80]", "no file of torch.save"),
+    (".h5", rb"[^\x89]", "no HDF5 file"),
+    (".msgpack", rb"[^\x81-\x8f\xde\xdf]", "no file of Flax"),
 )
 
 

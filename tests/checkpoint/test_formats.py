@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
-from support import bundles, ggufs, pickles
+from support import bundles, flaxes, ggmls, ggufs, pickles
 from support.checkpoints import (
     CONFIG,
     SIZES,
@@ -310,6 +310,20 @@ def write_gguf(folder, tensors):
     return ggufs.write(folder / "any.gguf", keys, {name: ggufs.f32(x) for name, x in ggufs.renamed(tensors).items()})
 
 
+def write_flax(folder, tensors, name="flax_model.msgpack"):
+    write_json(folder / "config.json", {**CONFIG, "n_inner": None})
+    return flaxes.write(folder / name, flaxes.model(tensors))
+
+
+def write_shards_of_flax(folder, tensors):
+    write_json(folder / "config.json", {**CONFIG, "n_inner": None})
+    return flaxes.write_shards(folder, tensors)
+
+
+def write_ggml(folder, tensors):
+    return ggmls.write(folder / "any.ggml", ggmls.small(tensors))
+
+
 # Of each file name in the table, and of each ending: what writes it into a folder, with all that belongs to it.
 CONFIGURED = {**CONFIG, "n_inner": None}
 SAMPLES = {
@@ -327,6 +341,10 @@ SAMPLES = {
     ".pt": lambda folder, x: write_nanogpt(folder / "any.pt", x),
     ".pth": lambda folder, x: write_nanogpt(folder / "any.pth", x),
     ".gguf": write_gguf,
+    "flax_model.msgpack": write_flax,
+    "flax_model.msgpack.index.json": write_shards_of_flax,
+    ".msgpack": lambda folder, x: write_flax(folder, x, "any.msgpack"),
+    ".ggml": write_ggml,
 }
 
 
@@ -392,7 +410,7 @@ def test_safetensors_come_first_in_a_folder_that_has_several_formats(tmp_path):
 
 def test_a_folder_without_weights_says_what_it_looked_for(tmp_path):
     with pytest.raises(
-        CheckpointError, match=r"no weights, expected one of model\.safetensors, .* or model\.ckpt\.index"
+        CheckpointError, match=r"no weights, expected one of model\.safetensors, .* or \S+: is the checkpoint"
     ):
         find_weights(tmp_path)
     for name in "a.pt", "b.pt":

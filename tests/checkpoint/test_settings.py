@@ -375,7 +375,6 @@ def test_another_architecture_is_refused(architectures):
         ("add_cross_attention", True),
         ("is_encoder_decoder", True),
         ("pruned_heads", {"0": [1, 2]}),
-        ("quantization_config", {"quant_method": "gptq", "bits": 4}),
     ],
 )
 def test_what_numgpt_does_not_compute_is_refused(key, value):

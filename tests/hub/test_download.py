@@ -117,6 +117,22 @@ def test_a_revision_is_asked_for_by_its_name(hub, tmp_path):
             },
             ["pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin"],
         ),
+        ({"tf_model.h5": b"\x89HDF", "flax_model.msgpack": b"\x81\xa1h\x80", "rust_model.ot": b"PK"}, ["tf_model.h5"]),
+        ({"flax_model.msgpack": b"\x81\xa1h\x80", "model.onnx": b"\x08"}, ["flax_model.msgpack"]),
+        (
+            {
+                "tf_model.h5.index.json": b'{"weight_map": {"a": "tf_model-00001-of-00001.h5"}}',
+                "tf_model-00001-of-00001.h5": b"\x89HDF",
+            },
+            ["tf_model.h5.index.json", "tf_model-00001-of-00001.h5"],
+        ),
+        (
+            {
+                "flax_model.msgpack.index.json": b'{"weight_map": {"a": "flax_model-00001-of-00001.msgpack"}}',
+                "flax_model-00001-of-00001.msgpack": b"\xde\0\1\xa1h\x80",
+            },
+            ["flax_model.msgpack.index.json", "flax_model-00001-of-00001.msgpack"],
+        ),
     ],
 )
 def test_other_weights_are_taken_where_there_is_no_single_safetensors(hub, tmp_path, files, expected):
@@ -330,14 +346,34 @@ def test_a_shard_that_is_not_there_is_said(hub, tmp_path):
     assert message("owner/name", tmp_path) == f"{path}: {expected}"
 
 
+SHORT = ["README.md", "vocab.json", "config.json", "model.safetensors"]
+
+
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
 def test_a_repository_without_config_or_weights_is_said(hub, tmp_path, missing):
-    hub.add("owner/name", {name: raw for name, raw in FILES.items() if name not in (missing, "pytorch_model.bin")})
+    hub.add("owner/name", {name: FILES[name] for name in SHORT if name != missing})
     assert message("owner/name", tmp_path) == (
-        f"owner/name: has no {missing}, expected config.json and one of model.safetensors, "
-        "model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json: choose another model or "
-        "revision"
+        f"owner/name: has no {missing}, expected config.json and one of model.safetensors, pytorch_model.bin, "
+        "tf_model.h5, flax_model.msgpack, or the .index.json of one: choose another model or revision"
     )
+    assert hub.requests("/resolve/") == []
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["onnx/decoder_model.onnx"], "has no weights that numgpt reads, but an ONNX model (decoder_model.onnx): use"),
+        (["openvino_model.xml", "openvino_model.bin"], "but an OpenVINO model (openvino_model.bin): use the original"),
+        (["rust_model.ot", "64.tflite"], "but a TensorFlow Lite model (64.tflite): use the original"),
+        (
+            ["gptq_model-4bit-128g.safetensors", "quantize_config.json"],
+            "the weights are quantised by GPTQ (quantize",
+        ),
+    ],
+)
+def test_a_repository_of_weights_that_are_not_read_says_which_they_are(hub, tmp_path, files, said):
+    hub.add("owner/name", {"config.json": b"{}", **dict.fromkeys(files, b"x")})
+    assert said in message("owner/name", tmp_path)
     assert hub.requests("/resolve/") == []
 
 
