@@ -43,7 +43,6 @@ import numpy as np
 
 from numgpt.checkpoint.contract import Glance, Opened
 from numgpt.checkpoint.files import (
-    MAX_AXES,
     brief,
     check_kind,
     opened,
@@ -57,12 +56,14 @@ from numgpt.checkpoint.files import (
 from numgpt.checkpoint.settings import read_settings
 from numgpt.checkpoint.tensors import DTYPES, LazyTensor
 
-MAX_VALUES, MAX_DEPTH = 1 << 16, 20  # GPT-2 XL has 6,000 values, 8 deep
+MAX_VALUES, MAX_DEPTH, MAX_AXES = 1 << 15, 20, 8  # GPT-2 XL has 6,000 values, 8 deep, three times that in training
 MAX_STRING, MAX_NAME = 200, 400  # bytes of a string, and of all keys that lead to an array
 CHUNKED = "__msgpack_chunked_array__"
 NAMES = {dtype.name: code for code, dtype in DTYPES.items() if code != "BF16"} | {"bfloat16": "BF16"}
 LAST = {"kernel": "weight", "embedding": "weight", "scale": "weight"}
-START = re.compile(rb"(?s)([\x81-\x8f]|\xde..|\xdf....)([\xa1-\xbf]|\xd9.)[!-~]")  # a map whose first key is a string
+START = re.compile(
+    rb"(?s)([\x81-\x8f]|\xde..|\xdf....)([\xa1-\xbf]|\xd9.|\xda..|\xdb....)[!-~]"
+)  # a map whose first key is a string
 LENGTHS = {  # the first byte of a value -> its kind, and how many bytes say its length
     0xC4: ("bin", 1), 0xC5: ("bin", 2), 0xC6: ("bin", 4), 0xC7: ("ext", 1), 0xC8: ("ext", 2), 0xC9: ("ext", 4),
     0xD9: ("str", 1), 0xDA: ("str", 2), 0xDB: ("str", 4), 0xDC: ("array", 2), 0xDD: ("array", 4),

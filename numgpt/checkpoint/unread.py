@@ -69,9 +69,7 @@ def refuse_names(where: object, names: Iterable[str]) -> None:
         raise wrong(where, f"has no weights that numgpt reads, but {kind}", INSTEAD)
     for name in names:
         if method := QUANTISED.get(name):
-            raise wrong(
-                where, f"its weights are quantised by {method} ({name}), which numgpt does not read", UNQUANTISED
-            )
+            raise wrong(where, f"the weights are quantised by {method} ({name}), expected plain ones", UNQUANTISED)
 
 
 def refuse_method(where: object, settings: Any) -> None:
