@@ -4,6 +4,7 @@ import re
 import struct
 import time
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from support.readers import write as write_bytes
 
 import numgpt
 from numgpt.checkpoint import flax
+from numgpt.checkpoint.export import convert
 from numgpt.checkpoint.flax import read_flax
 from numgpt.checkpoint.formats import look_at
 from numgpt.checkpoint.memory import read_params
@@ -24,7 +26,9 @@ from numgpt.checkpoint.names import hub_name, match_params
 from numgpt.checkpoint.reading import open_checkpoint
 from numgpt.cli import main as cli
 from numgpt.params import leaves
+from numgpt.trace import collect
 
+REFERENCE = Path(__file__).parents[1] / "reference" / "flax.npz"
 NAME = "flax_model.msgpack"
 
 
@@ -44,6 +48,24 @@ def assert_holds(path, expected):
 
 
 # ---- weights
+
+
+@pytest.mark.parametrize("name", ["model", "base", "shards", "state"])
+def test_what_flax_itself_wrote_is_the_model_that_it_ran(tmp_path, name):
+    with np.load(REFERENCE) as saved:
+        for key in saved.files:
+            if key.startswith(f"{name}/") and "." in key:
+                write_bytes(tmp_path / key.removeprefix(f"{name}/"), saved[key].tobytes())
+        ids, last = saved["ids"].tolist(), "ln_f" if name == "base" else "logits"
+        expected = saved[f"{name}/{last}"]
+    loaded = numgpt.load(tmp_path, dtype="float64")
+    assert abs(collect(ids, loaded, last)[last] - expected).max() < 2e-6 * abs(expected).max()
+    assert loaded.config.tie_word_embeddings is (name != "shards")
+    opened = open_checkpoint(tmp_path)
+    assert opened.left_out.keys() == ({"step", "opt_state"} if name == "state" else set())
+    assert {tensor.dtype for tensor in opened.tensors.values()} == {"BF16" if name == "shards" else "F32"}
+    copy = numgpt.load(convert(tmp_path, tmp_path / "copy"), dtype="float64")
+    assert_array_equal(collect(ids, copy, last)[last], collect(ids, loaded, last)[last])
 
 
 @pytest.mark.parametrize(("store", "dtype"), [(array, "F32"), (f16, "F16"), (bf16, "BF16")])
