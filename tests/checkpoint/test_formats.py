@@ -13,6 +13,7 @@ from support.checkpoints import (
     CONFIG,
     SIZES,
     TOKENS,
+    bf16,
     hub_tensors,
     write_checkpoint,
     write_json,
@@ -470,6 +471,28 @@ def test_a_conversion_keeps_dtypes_settings_and_an_untied_head(tmp_path):
     assert config["tie_word_embeddings"] is False
     assert config["n_positions"] == 7
     assert "n_ctx" not in config
+
+
+@pytest.mark.parametrize(
+    ("kinds", "dtype"),
+    [
+        (["float16"], "float16"),
+        (["float32"], "float32"),
+        (["float16", "float32"], "float32"),
+        (["bfloat16", "float16"], "float32"),
+        (["bfloat16"], "bfloat16"),
+        (["float32", "float64"], "float64"),
+    ],
+)
+def test_a_conversion_says_the_dtype_that_holds_all_tensors(tmp_path, kinds, dtype):
+    def stored(x, kind):
+        return bf16(x) if kind == "bfloat16" else x.astype(kind)
+
+    tensors = {name: stored(x, kinds[i % len(kinds)]) for i, (name, x) in enumerate(hub_tensors().items())}
+    source = write_checkpoint(tmp_path / "source", tensors, {**CONFIG, "torch_dtype": "float16", "dtype": "int8"})
+    written = json.loads((convert(source, tmp_path / "target") / "config.json").read_text())
+    assert written["dtype"] == dtype
+    assert "torch_dtype" not in written
 
 
 def test_a_conversion_takes_the_tokenizer_along(tmp_path):

@@ -24,6 +24,7 @@ import tensorflow as tf
 import numgpt
 from numgpt.checkpoint.export import convert
 from numgpt.checkpoint.reading import open_checkpoint
+from numgpt.errors import CheckpointError
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -225,3 +226,31 @@ def test_a_124m_checkpoint_gives_the_logits_of_the_model(tmp_path, kind):
     truth = logits_of(model, ids)
     own_error = max(abs(single - truth).max(), math.ldexp(abs(truth).max(), -23))
     assert abs(logits - truth).max() <= 8 * own_error
+
+
+@pytest.mark.parametrize(
+    ("kinds", "widest"),
+    [
+        ([torch.float16], torch.float16),
+        ([torch.bfloat16], torch.bfloat16),
+        ([torch.float16, torch.float32], torch.float32),
+        ([torch.bfloat16, torch.float16], torch.float32),
+        ([torch.float32, torch.bfloat16, torch.float64], torch.float64),
+    ],
+)
+def test_tensors_of_several_dtypes_lose_nothing_when_transformers_loads_what_we_wrote(tmp_path, kinds, widest):
+    """It casts all to the dtype in config.json, which says "float16" here, or to the first one's where it says none."""
+    model = small(dtype="float16")
+    state = {name: x.to(kinds[i % len(kinds)]) for i, (name, x) in enumerate(model.transformer.state_dict().items())}
+    model.config.save_pretrained(tmp_path / "m")
+    torch.save(state, tmp_path / "m" / "pytorch_model.bin")
+    loaded = GPT2LMHeadModel.from_pretrained(convert(tmp_path / "m", tmp_path / "copy"))
+    for name, x in loaded.transformer.state_dict().items():
+        assert x.dtype == widest
+        assert torch.equal(x.double(), state[name].double()), name
+
+
+def test_an_archive_of_torchscript_is_refused_by_name(tmp_path):
+    torch.jit.script(nn.Linear(2, 3)).save(tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="a TorchScript archive, a program with its weights, expected what torch"):
+        numgpt.load(tmp_path / "model.pt")
