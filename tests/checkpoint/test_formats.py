@@ -602,3 +602,16 @@ def test_a_name_is_downloaded_on_first_use_and_found_after_that(capsys, tmp_path
         assert "model.safetensors: " in err
         assert command(capsys, "download", "owner/name@main", "-q", "--json")[2] == ""
     assert_same(numgpt.load("owner/name"), expected)  # without the server
+
+
+@pytest.mark.parametrize("name", ["flax_model.msgpack", "flax_model.msgpack.index.json"])
+def test_a_repository_that_has_files_of_flax_alone_is_downloaded_and_read(tmp_path, monkeypatch, expected, name):
+    (tmp_path / "made").mkdir()
+    SAMPLES[name](tmp_path / "made", tensors_of_4c())
+    monkeypatch.setenv("NUMGPT_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    with Hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.add("owner/name", {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()})
+        assert_same(numgpt.load("owner/name"), expected)
+    assert_same(numgpt.load("owner/name"), expected)  # without the server
