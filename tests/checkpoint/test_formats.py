@@ -116,6 +116,11 @@ def write_openai_named_by_its_checkpoint_file(folder, tensors):
     return folder / "checkpoint"
 
 
+def write_step_of_openai(folder, tensors):
+    write_openai_named_by_its_checkpoint_file(folder, tensors).unlink()
+    return folder
+
+
 def assert_same(model, expected, **config):
     assert model.config == expected.config._replace(**config)
     for (path, x), (other, y) in zip(leaves(model.params), leaves(expected.params), strict=True):
@@ -296,12 +301,12 @@ def test_shards_of_torch_are_one_model(tmp_path, expected):
 
 
 def test_what_is_left_over_or_missing_is_said_in_one_message_for_every_format(tmp_path):
-    tensors = tensors_of_4c() | {"score.weight": np.zeros((2, 6), np.float32)}
+    tensors = tensors_of_4c() | {"extra.weight": np.zeros((2, 6), np.float32)}
     del tensors["ln_f.bias"]
     write_openai(tmp_path / "tf", tensors)
     write_nanogpt(tmp_path / "ckpt.pt", tensors)
     for path in tmp_path / "tf", tmp_path / "ckpt.pt":
-        with pytest.raises(CheckpointError, match=r"missing: ln_f\.b; left over: score\.weight$"):
+        with pytest.raises(CheckpointError, match=r"missing: ln_f\.b; left over: (model\.extra\.w|extra\.weight)$"):
             numgpt.load(path)
 
 
@@ -326,6 +331,8 @@ SAMPLES = {
     ".bin": lambda folder, x: write_nanogpt(folder / "any.bin", x),
     ".pt": lambda folder, x: write_nanogpt(folder / "any.pt", x),
     ".pth": lambda folder, x: write_nanogpt(folder / "any.pth", x),
+    ".ckpt": lambda folder, x: write_nanogpt(folder / "epoch=3-step=12.ckpt", x),
+    ".index": write_step_of_openai,
     ".gguf": write_gguf,
 }
 
@@ -365,6 +372,28 @@ def test_what_lies_beside_the_tensors_is_left_out_and_told(tmp_path):
     opened = open_checkpoint(tmp_path)
     assert opened.left_out == {"optimizer": "beside the state dict", "epoch": "beside the state dict"}
     assert open_checkpoint(write_checkpoint(tmp_path / "y")).left_out == {}
+
+
+def test_of_several_steps_of_openai_the_last_counts_and_the_others_are_told(tmp_path, expected):
+    for step, tensors in (900, {n: x * 0 for n, x in tensors_of_4c().items()}), (1000, tensors_of_4c()):
+        write_openai(tmp_path / "run1", tensors)
+        for path in (tmp_path / "run1").glob("model.ckpt.*"):
+            path.rename(path.with_name(path.name.replace("model.ckpt", f"model-{step}")))
+    (tmp_path / "run1" / "counter").write_text("1000")
+    assert_same(numgpt.load(tmp_path / "run1"), expected)
+    assert open_checkpoint(tmp_path / "run1").left_out == {"model-900.index": "another checkpoint in the folder"}
+    assert not numgpt.load(tmp_path / "run1" / "model-900.index").params["wte"].any()
+
+
+def test_weights_are_found_by_what_they_are_where_no_name_tells(tmp_path, expected):
+    write_nanogpt(tmp_path / "step_500", tensors_of_4c())
+    for name in "optimizer.pt", "training_args.bin", "adapter_model.bin", "meta.pkl":
+        write_zip(tmp_path / name, {"state": {}}, {})
+    (tmp_path / "notes").write_text("of the training")
+    assert find_weights(tmp_path).name == "step_500"
+    write_nanogpt(tmp_path / "step_1000", tensors_of_4c())
+    with pytest.raises(CheckpointError, match="found step_1000, step_500, expected one file of weights"):
+        find_weights(tmp_path)
 
 
 def test_a_format_may_bring_its_own_tokenizer(tmp_path):
