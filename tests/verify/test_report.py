@@ -34,8 +34,8 @@ def test_the_reference_dumps_of_transformers_pass():
     """Each is held to the model that lies in the same file."""
     from test_reference import DUMPS, read
 
-    from numgpt.checkpoint.memory import read_params
     from numgpt.checkpoint.aliases import find_own
+    from numgpt.checkpoint.memory import read_params
     from numgpt.checkpoint.names import match_params
     from numgpt.checkpoint.settings import config_from_json
     from numgpt.checkpoint.tensors import LazyTensor
