@@ -1,4 +1,4 @@
-"""Checkpoints with other heads, and in the wrappers of other programs, against Transformers and PyTorch as they save them."""
+"""Checkpoints with other heads, and in the wrappers of other programs, against Transformers and PyTorch."""
 
 import numpy as np
 import pytest
