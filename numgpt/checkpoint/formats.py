@@ -30,6 +30,7 @@ FORMATS = (  # a file is of the first that takes it; so are those of a folder th
     Format("pytorch", ("pytorch_model.bin", "pytorch_model.bin.index.json", "ckpt.pt"), (".bin", ".pt", ".pth")),
     Format("tensorflow", ("checkpoint", "model.ckpt.index"), ()),
     Format("gguf", (), (".gguf",), is_whole=True),
+    Format("llmc", (), (".bin",)),
 )
 LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")  # of a split file, which its first part stands for
 
@@ -72,11 +73,11 @@ def find_weights(folder: Path) -> Path:
     """
     if named := named_weights(folder):
         return named
-    for ending in (ending for format in FORMATS for ending in format.endings):
+    for ending in dict.fromkeys(ending for format in FORMATS for ending in format.endings):
         found = sorted(
             path
             for path in folder.glob(f"*{ending}")
-            if not path.name.startswith(ADAPTER) and not LATER_PART.search(path.name)
+            if not path.name.startswith(ADAPTER) and not LATER_PART.search(path.name) and not _is_beside(path)
         )
         if len(found) == 1:
             return found[0]
@@ -92,6 +93,14 @@ def find_weights(folder: Path) -> Path:
             f"{folder}: no weights here, but in folders below: {', '.join(below[:5])}{more}: give the path of one"
         )
     raise CheckpointError(f"{folder}: no weights, expected one of {expected}: is the checkpoint complete?")
+
+
+def _is_beside(path: Path) -> bool:
+    """Tell whether a file is one of those of llm.c that lie beside a model: its tokenizer, its debug state, tokens."""
+    if path.suffix != ".bin":
+        return False
+    llmc, glance = import_module(f"{__package__}.llmc"), look_at(path)
+    return bool(llmc.is_mine(glance) and not llmc.is_model(glance))
 
 
 def named_weights(folder: Path) -> Path | None:
