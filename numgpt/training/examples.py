@@ -129,7 +129,7 @@ def read_examples(
     if settings.answers_after is not None:
         in_lines = [(path, text) for path, text in texts if isinstance(text, str)]
         fits = len(in_lines) == len(texts)
-        check_option("answers_after", settings.answers_after, fits, "None for a file of ids, which has no lines")
+        check_option("answers_after", settings.answers_after, fits, "nothing with a file of ids, which has no lines")
         assert tokenizer is not None
         return read_questions(in_lines, tokenizer, limit, settings)
 
