@@ -15,7 +15,7 @@ EXAMPLES = """examples:
   numgpt train sums.txt adder --answers-after "="        lines like 3+4=7: what counts is the answer
   numgpt train story.txt out --tokenizer gpt2 --n-layer 6 --n-head 6 --n-embd 384
   numgpt train story.txt tuned --from storyteller --learning-rate 1e-4
-  numgpt train fineweb_train_000001.bin out --tokenizer gpt2       ids as llm.c's data scripts write them
+  numgpt train train.bin out --tokenizer gpt2            ids, as llm.c's data scripts write them
   numgpt train story.txt out                             the same again: goes on where it was stopped
   numgpt generate "Once" -m out
   OPENBLAS_NUM_THREADS=2 numgpt train story.txt out      pays from a width of some 256 on, if both are idle"""

@@ -17,7 +17,7 @@ from numgpt.errors import OptionError
 EXAMPLES = """examples:
   numgpt score "Once upon a time there was a king"       each token coloured by how much it surprised the model
   numgpt score --file book.txt --stride 128              by windows that overlap more: slower, with more context
-  numgpt score --file tiny_shakespeare_val.bin -m gpt2   ids as llm.c's data scripts write them
+  numgpt score --file val.bin -m gpt2                    ids, as llm.c's data scripts write them
   numgpt score - --bos --json < text.txt                 log-probabilities, from the first token on
   numgpt score "The king" --color always | less -R
   numgpt score --input texts.jsonl --output out.jsonl    a job: start it again, and it goes on
