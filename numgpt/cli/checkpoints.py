@@ -30,8 +30,8 @@ CONVERT_EXAMPLES = """examples:
   numgpt convert storyteller copy
   numgpt convert storyteller storyteller.gguf --dtype Q8_0
   numgpt convert path/to/model.Q4_K_M.gguf folder
-  numgpt convert gpt2 llmc/gpt2_124M.bin --to llm.c      with gpt2_tokenizer.bin beside it
-  numgpt convert llmc/model_00019560.bin folder          what llm.c has trained"""
+  numgpt convert gpt2 gpt2_124M.bin --to llm.c           with gpt2_tokenizer.bin beside it
+  numgpt convert path/to/model_00019560.bin folder       what llm.c has trained"""
 
 
 def inspect(args: argparse.Namespace) -> None:
