@@ -73,7 +73,7 @@ def find_weights(folder: Path) -> Path:
     """
     if named := named_weights(folder):
         return named
-    for ending in dict.fromkeys(ending for format in FORMATS for ending in format.endings):
+    for ending in (ending for format in FORMATS for ending in format.endings):
         found = sorted(
             path
             for path in folder.glob(f"*{ending}")
