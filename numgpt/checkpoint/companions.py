@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from numgpt import tokenizer as readable
-from numgpt.checkpoint import pytorch, tensorflow
+from numgpt.checkpoint import llmc, pytorch, tensorflow
 from numgpt.checkpoint.formats import look_at
 from numgpt.checkpoint.pieces import read_json
 from numgpt.checkpoint.vocabulary import write_vocabulary
@@ -71,7 +71,8 @@ def is_weights(path: Path) -> bool:
         return True
     if path.suffix in (".bin", ".pt", ".pth"):
         glance = look_at(path)
-        return not STATES.fullmatch(name) and (pytorch.is_mine(glance) or glance.start.startswith(LFS))
+        is_model = pytorch.is_mine(glance) or llmc.is_model(glance) or glance.start.startswith(LFS)
+        return is_model and not STATES.fullmatch(name)
     return tensorflow.is_mine(look_at(path))
 
 

@@ -32,11 +32,12 @@ FORMATS = (  # a file is of the first that takes it; so are those of a folder th
     Format("pytorch", PYTORCH, (".bin", ".pt", ".pth", ".ckpt")),
     Format("tensorflow", ("checkpoint", "model.ckpt.index"), (".index",)),
     Format("gguf", (), (".gguf",), is_whole=True),
+    Format("llmc", (), (".bin",)),
 )
 LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")  # of a split file, which its first part stands for
 STEP = re.compile(r"-(\d{1,12})\.index$", re.ASCII)  # of OpenAI's checkpoints, which lie beside one another
 NO_WEIGHTS = re.compile(  # an adapter's, a training's, and what else has the form of a file of weights
-    r"adapter_model\.|training_args\.bin|(optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)|meta\.pkl"
+    r"adapter_model\.|training_args\.bin|(optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)|meta\.pkl|.*\.(part|npy|npz|zip)"
 )
 
 
@@ -77,6 +78,7 @@ def find_weights(folder: Path) -> Path:
     if named := named_weights(folder):
         return named
     files = sorted(path for path in folder.iterdir() if path.is_file() and not NO_WEIGHTS.match(path.name))
+    files = [path for path in files if not _is_beside(path)]
     for format in FORMATS:
         found = [path for path in files if path.name.endswith(format.endings) and not LATER_PART.search(path.name)]
         if found:
@@ -102,6 +104,14 @@ def _one_of(folder: Path, found: list[Path]) -> Path:
         return steps[max(steps)] if steps else found[0]
     listed = listing([path.name for path in found])
     raise CheckpointError(f"{folder}: found {listed}, expected one file of weights: give the path of one")
+
+
+def _is_beside(path: Path) -> bool:
+    """Tell whether a file is one of those of llm.c that lie beside a model: its tokenizer, its debug state, tokens."""
+    if path.suffix != ".bin":
+        return False
+    llmc, glance = import_module(f"{__package__}.llmc"), look_at(path)
+    return bool(llmc.is_mine(glance) and not llmc.is_model(glance))
 
 
 def named_weights(folder: Path) -> Path | None:
