@@ -30,6 +30,7 @@ FORMATS = (  # a file is of the first that takes it; so are those of a folder th
     Format("pytorch", ("pytorch_model.bin", "pytorch_model.bin.index.json", "ckpt.pt"), (".bin", ".pt", ".pth")),
     Format("tensorflow", ("checkpoint", "model.ckpt.index"), ()),
     Format("gguf", (), (".gguf",), is_whole=True),
+    Format("keras", ("tf_model.h5", "tf_model.h5.index.json"), (".h5",)),
 )
 LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")  # of a split file, which its first part stands for
 
