@@ -40,7 +40,7 @@ from numgpt.checkpoint.files import brief, check_kind, opened, place_of, read_ar
 from numgpt.checkpoint.tensors import DTYPES, LazyTensor
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-MAX_STRUCTURE = 5_000_000  # bytes of all but the numbers, and of names; of a GPT-2 XL with its optimizer 3 million
+MAX_STRUCTURE = 5_000_000  # bytes of all but the numbers, and of names; a GPT-2 XL with its optimizer has 1.1 million
 MAX_RANK = 32  # HDF5's limit
 NONE = 2**64 - 1  # the address of what is nowhere
 DATASPACE, DATATYPE, LAYOUT, CONTINUATION, SYMBOL_TABLE = 1, 3, 8, 0x10, 0x11
@@ -200,9 +200,11 @@ class _Structure:
         """Read the header of an object. Return its messages that count, by their types."""
         what = "an object header"
         head = self.begin(where, what, at, 16)
+        if head.startswith(b"OHDR"):
+            fault = f"{what} of version {head[4]}, as libver='latest' or track_order makes it, expected 1"
+            raise wrong(where, fault, RESAVE)
         if head[0] != 1:
-            version = f"{head[4]}, as libver='latest' or track_order makes it" if head[:4] == b"OHDR" else f"{head[0]}"
-            raise wrong(where, f"{what} of version {version}, expected 1", RESAVE)
+            raise wrong(where, f"{what} of version {head[0]} at byte {at:,}, expected 1")
         found: dict[int, bytes] = {}
         blocks = [(at + 16, int.from_bytes(head[8:12], "little"))]
         for begin, length in blocks:  # which grows on the way
@@ -305,7 +307,7 @@ def _shape(where: str, body: bytes) -> tuple[int, ...]:
     what = "a dataspace"
     version, rank, _, kind = _fields(where, what, "<4B", body)
     if version not in (1, 2) or (version == 2 and kind > 1) or rank > MAX_RANK:
-        kind = "without any place" if version == 2 and kind == 2 else f"of {rank} axes"
+        kind = "without any number" if version == 2 and kind == 2 else f"of {rank} axes"
         raise wrong(
             where, f"{what} {kind} (version {version}), expected at most {MAX_RANK} axes (version 1 or 2)", RESAVE
         )
