@@ -94,7 +94,7 @@ def read_hdf5(path: str | os.PathLike[str]) -> dict[str, LazyTensor]:
     ...     SIGNATURE + b"\0\0\0\0\0\x08\x08\0" + q(0, 0, NONE, 384, NONE, 0, 96, 0, 0, 0),
     ...     header(message(0x11, q(136, 184))),  # at 96, the root group
     ...     b"TREE\0\0\1\0" + q(NONE, NONE, 0, 224, 0),  # at 136
-    ...     b"HEAP\0\0\0\0" + q(8, NONE, 216),  # at 184
+    ...     b"HEAP\0\0\0\0" + q(8, 1, 216),  # at 184
     ...     b"wte:0\0\0\0",  # at 216
     ...     b"SNOD\1\0\1\0" + q(0, 272, 0, 0, 0),  # at 224
     ...     header(message(1, b"\1\1\0\0\0\0\0\0" + q(2)), message(3, f32), message(8, b"\3\1" + q(376, 8) + bytes(6))),
@@ -318,7 +318,7 @@ def _shape(where: str, body: bytes) -> tuple[int, ...]:
 
 
 def _dtype(where: str, body: bytes) -> str:
-    head = _fields(where, "a datatype", "<12s", body)[0]
+    head = _fields(where, "a datatype", "<8s", body)[0]
     raw = bytes([head[0] & 15]) + body[1 : 20 if head[0] & 15 == 1 else 12]
     if raw in TYPES:
         return TYPES[raw]

@@ -152,8 +152,8 @@ def test_a_file_that_has_changed_since_is_refused(tmp_path):
         ((SPACE, message(3, b"\x11\x60" + FLOAT[2:]), PLACE), "x: its type is a float of 4 bytes, not one of IEEE, ex"),
         ((SPACE, message(3, b"\x10\x09\0\0\4\0\0\0\0\0\x20\0"), PLACE), "x: its type is an integer of 4 bytes, big-en"),
         ((SPACE, message(3, b"\x10\x08\0\0\3\0\0\0\0\0\x18\0"), PLACE), "x: its type is an integer of 3 bytes, not on"),
-        ((SPACE, message(3, b"\x13" + bytes(7)), PLACE), "x: a datatype of 8 bytes, expected 12 or more"),
-        ((SPACE, message(3, b"\x13" + bytes(15)), PLACE), "x: its type is a string, expected one of F16, F32, F64, U8"),
+        ((SPACE, message(3, b""), PLACE), "x: a datatype of 0 bytes, expected 8 or more"),
+        ((SPACE, message(3, b"\x13" + bytes(7)), PLACE), "x: its type is a string, expected one of F16, F32, F64, U8"),
         ((SPACE, message(3, b"\x39" + bytes(15)), PLACE), "x: its type is of variable length, expected one of F16, F3"),
         ((SPACE, message(3, b"\x18" + bytes(15)), PLACE), "x: its type is an enumeration, expected one of F16, F32"),
         ((SPACE, message(3, b"\x1f" + bytes(15)), PLACE), "x: its type is of the class 15, expected one of F16, F32"),
@@ -233,7 +233,7 @@ def with_piece(start, at, value, arrays=None, **how):
         (with_piece(b"SNOD", 8, q(0)), "g: the name '', expected a letter or more, and no slash"),
         (with_piece(b"SNOD", 16, q(NONE)), "g/a: an object header nowhere, expected at most"),
         (with_piece(b"SNOD", 56, q(120)), "g/b: an object header at byte 120, which is part of something else too"),
-        (with_piece(b"HEAP", 4, b"\1"), "g: a heap at byte 824 begins with b'HEAP\\x01', expected b'HEAP\\x00'"),
+        (with_piece(b"HEAP", 4, b"\1"), "g: a heap at byte 1,320 begins with b'HEAP\\x01', expected b'HEAP\\x00'"),
         (with_piece(b"HEAP", 8, q(2**62)), "g: names at bytes 432 to 4,611,686,018,427,388,336, expected at most"),
         (with_piece(b"HEAP", 8, q(11)), "g: a name at byte 10 of a heap, expected one that ends within its 11"),
         (with_piece(b"HEAP", 24, q(NONE)), "g: names nowhere, expected at most"),
@@ -371,7 +371,7 @@ def heaps_that_overlap(count, length):
     names = writer.put(bytes(length) + b"x\0")
     groups = {}
     for i in range(count):
-        heap = writer.put(b"HEAP\0\0\0\0" + q(length + 2, NONE, names))
+        heap = writer.put(b"HEAP\0\0\0\0" + q(length + 2, 1, names))
         node = writer.put(b"SNOD\1\0\1\0" + q(length, writer.group({}), 0, 0, 0))
         groups[f"{i}"] = Raw(header(message(0x11, q(writer.put(writer.tree(0, [(0, node)])), heap))))
     return writer.close(writer.group(groups))
@@ -381,7 +381,7 @@ def long_names(count, length):
     """Names that begin at each byte of a long one."""
     writer = Writer()
     raw = b"x" * length + b"\0"
-    heap = writer.put(b"HEAP\0\0\0\0" + q(len(raw), NONE, writer.put(raw)))
+    heap = writer.put(b"HEAP\0\0\0\0" + q(len(raw), 1, writer.put(raw)))
     at = writer.put(header(SPACE))
     links = b"".join(q(i, at, 0, 0, 0) for i in range(count))
     node = writer.put(b"SNOD\1\0" + struct.pack("<H", count) + links)
@@ -467,7 +467,7 @@ def test_whatever_is_in_2000_files_only_a_checkpoint_error_comes_out(tmp_path, r
 @pytest.mark.thorough
 def test_each_byte_that_is_another_one(tmp_path):
     for at in range(len(SAMPLE)):
-        for value in {0, 1, 0xFF, SAMPLE[at] ^ 0x80, SAMPLE[at] ^ 1} - {SAMPLE[at]}:
+        for value in {0xFF, SAMPLE[at] ^ 1} - {SAMPLE[at]}:
             raw = SAMPLE[:at] + bytes([value]) + SAMPLE[at + 1 :]
             read_or_refused(write(tmp_path / "x.h5", raw), read_hdf5)
 

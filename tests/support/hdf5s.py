@@ -95,12 +95,13 @@ class Writer:
             nodes = [(chunk[-1][0], self.put(self.tree(level, chunk))) for chunk in chunks]
             level += 1
         tree = self.put(self.tree(level, nodes))
-        heap_at = self.put(b"HEAP\0\0\0\0" + q(len(heap), NONE, data))
+        heap_at = self.put(b"HEAP\0\0\0\0" + q(len(heap), 1, data))
         return self.put(header(message(0x11, q(tree, heap_at))))
 
     def tree(self, level: int, nodes: list[tuple[int, int]]) -> bytes:
         pairs = b"".join(q(at, key) for key, at in nodes)
-        return b"TREE" + struct.pack("<BBH", 0, level, len(nodes)) + q(NONE, NONE, 0) + pairs
+        node = b"TREE" + struct.pack("<BBH", 0, level, len(nodes)) + q(NONE, NONE, 0) + pairs
+        return node.ljust(32 + 16 * 32, b"\0")  # of a length that the superblock says
 
     def object(self, child: Any) -> int:
         if isinstance(child, int):
