@@ -222,6 +222,10 @@ def with_piece(start, at, value, arrays=None, **how):
         (with_piece(b"TREE", 0, b"TREF"), "g: a tree at byte 776 begins with b'TREF\\x00', expected b'TREE\\x00'"),
         (with_piece(b"TREE", 4, b"\1"), "g: a tree at byte 776 begins with b'TREE\\x01', expected b'TREE\\x00'"),
         (with_piece(b"TREE", 5, b"\1"), "g: a tree at byte 448 begins with b'SNOD\\x01'"),
+        (
+            with_piece(b"TREE", 5, b"\2", dict.fromkeys("abc", NUMBERS), per_node=1, per_tree=2),
+            "a tree of level 2 at byte 760, expected level 0",
+        ),
         (with_piece(b"TREE", 6, b"\xff\xff"), "g: a tree at bytes 800 to 1,049,368, expected at most"),
         (with_piece(b"TREE", 32, q(776)), "g: a node at byte 776, which is part of something else too, expected one"),
         (with_piece(b"TREE", 32, q(NONE)), "g: a node nowhere, expected at most"),
@@ -452,7 +456,7 @@ def check_damaged(tmp_path, raw):
 
 
 @given(raw=damaged())
-@fuzz(150)
+@fuzz(100)
 def test_whatever_is_in_a_file_only_a_checkpoint_error_comes_out(tmp_path, raw):
     check_damaged(tmp_path, raw)
 
