@@ -33,6 +33,7 @@ FORMATS = (  # a file is of the first that takes it; so are those of a folder th
     Format("tensorflow", ("checkpoint", "model.ckpt.index"), (".index",)),
     Format("gguf", (), (".gguf",), is_whole=True),
     Format("llmc", (), (".bin",)),
+    Format("keras", ("tf_model.h5", "tf_model.h5.index.json"), (".h5",)),
 )
 LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")  # of a split file, which its first part stands for
 STEP = re.compile(r"-(\d{1,12})\.index$", re.ASCII)  # of OpenAI's checkpoints, which lie beside one another

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
-from support import bundles, ggufs, llmcs, pickles
+from support import bundles, ggufs, hdf5s, llmcs, pickles
 from support.checkpoints import (
     CONFIG,
     SIZES,
@@ -315,6 +315,22 @@ def write_gguf(folder, tensors):
     return ggufs.write(folder / "any.gguf", keys, {name: ggufs.f32(x) for name, x in ggufs.renamed(tensors).items()})
 
 
+def write_keras(path, tensors):
+    write_json(path.with_name("config.json"), {**CONFIG, "n_inner": None})
+    return hdf5s.write(path, hdf5s.renamed(tensors))
+
+
+def write_shards_of_keras(folder, tensors):
+    write_json(folder / "config.json", {**CONFIG, "n_inner": None})
+    stored, weight_map = hdf5s.renamed(tensors, "transformer/"), {}
+    for k in range(2):
+        file = f"tf_model-{k + 1:05}-of-00002.h5"
+        part = dict(list(stored.items())[k::2])
+        hdf5s.write(folder / file, part)
+        weight_map |= {f"tfgpt2lm_head_model/{name}": file for name in part}
+    return write_json(folder / "tf_model.h5.index.json", {"weight_map": weight_map})
+
+
 # Of each file name in the table, and of each ending: what writes it into a folder, with all that belongs to it. An
 # ending that a second format has too is named with its module.
 CONFIGURED = {**CONFIG, "n_inner": None}
@@ -336,6 +352,9 @@ SAMPLES = {
     ".index": write_step_of_openai,
     ".gguf": write_gguf,
     ".bin of llmc": lambda folder, x: llmcs.write(folder / "any.bin", llmcs.model(x)),
+    "tf_model.h5": lambda folder, x: write_keras(folder / "tf_model.h5", x),
+    "tf_model.h5.index.json": write_shards_of_keras,
+    ".h5": lambda folder, x: write_keras(folder / "any.h5", x),
 }
 
 
@@ -423,7 +442,7 @@ def test_safetensors_come_first_in_a_folder_that_has_several_formats(tmp_path):
 
 def test_a_folder_without_weights_says_what_it_looked_for(tmp_path):
     with pytest.raises(
-        CheckpointError, match=r"no weights, expected one of model\.safetensors, .* or model\.ckpt\.index"
+        CheckpointError, match=r"no weights, expected one of model\.safetensors, .* or tf_model\.h5\.index\.json"
     ):
         find_weights(tmp_path)
     for name in "a.pt", "b.pt":
@@ -438,7 +457,7 @@ def test_a_folder_without_weights_says_what_it_looked_for(tmp_path):
     ("start", "message"),
     [
         (b"GGUF\x03\0\0\0" + bytes(40), "general.architecture is missing, expected 'gpt2'"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(40), "it looks like an HDF5 file"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(40), "48 bytes, expected at least 96"),
         (b"<!DOCTYPE html><html>" + bytes(40), "it looks like a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "it looks like a Git LFS pointer"),
         (b"", "0 bytes, expected at least 8"),
