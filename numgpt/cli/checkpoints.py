@@ -86,10 +86,12 @@ def inspect(args: argparse.Namespace) -> None:
             print(f"\n  {checkpoint.kind}, merged:")
             for name, how in checkpoint.merged.items():
                 print(f"  {name:<40} {how}")
+        if checkpoint.left_out:
+            print("\n  left out:")
         for why in dict.fromkeys(checkpoint.left_out.values()):
             names = [printable(name) for name, each in checkpoint.left_out.items() if each == why]
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            print(f"\n  left out: {', '.join(names[:3])}{more}: {why}")
+            print(f"  {', '.join(names[:3])}{more}: {why}")
         print(f"\n  {parameters:,} parameters: {format_bytes(4 * parameters)} in memory as float32")
         print(f"  {format_bytes(4 * cache)} more for the keys and values of a full context")
         print(f"  {summary['non_finite']} values that are not finite")

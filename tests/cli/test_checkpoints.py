@@ -110,7 +110,7 @@ def test_inspect_names_what_was_left_out_and_why(capsys, tmp_path):
     code, out, err = call(capsys, "inspect", "-m", path)
     assert (code, err) == (0, "")
     assert "model.safetensors (safetensors)" in out
-    assert "left out: h.0.attn.bias, h.1.attn.bias: a causal mask" in out
+    assert "left out:\n  h.0.attn.bias, h.1.attn.bias: a causal mask" in out
     assert "and 1 more: a head that is not the language model's" in out
     told = json.loads(call(capsys, "inspect", "-m", path, "--json")[1])
     assert told["format"] == "safetensors"
