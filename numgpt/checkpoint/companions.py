@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from numgpt import tokenizer as readable
-from numgpt.checkpoint import tensorflow
-from numgpt.checkpoint.formats import FORMATS, look_at, module_of
+from numgpt.checkpoint import ggml, llmc, pytorch, tensorflow
+from numgpt.checkpoint.formats import look_at
 from numgpt.checkpoint.pieces import read_json
 from numgpt.checkpoint.unread import kind_of
 from numgpt.checkpoint.vocabulary import write_vocabulary
@@ -72,8 +72,8 @@ def is_weights(path: Path) -> bool:
         return True
     if path.suffix in (".bin", ".pt", ".pth"):
         glance = look_at(path)
-        known = any(module_of(format).is_mine(glance) for format in FORMATS)
-        return not STATES.fullmatch(name) and (known or glance.start.startswith(LFS))
+        is_model = pytorch.is_mine(glance) or llmc.is_model(glance) or ggml.is_mine(glance)
+        return (is_model or glance.start.startswith(LFS)) and not STATES.fullmatch(name)
     return tensorflow.is_mine(look_at(path))
 
 

@@ -29,13 +29,16 @@ CONVERT_EXAMPLES = """examples:
   numgpt convert 124M gpt2-for-transformers
   numgpt convert storyteller copy
   numgpt convert storyteller storyteller.gguf --dtype Q8_0
-  numgpt convert path/to/model.Q4_K_M.gguf folder"""
+  numgpt convert path/to/model.Q4_K_M.gguf folder
+  numgpt convert gpt2 gpt2_124M.bin --to llm.c           with gpt2_tokenizer.bin beside it
+  numgpt convert path/to/model_00019560.bin folder       what llm.c has trained"""
 
 
 def inspect(args: argparse.Namespace) -> None:
     """numgpt inspect: show what a checkpoint holds, and whether it is sound."""
     import numpy as np
 
+    from numgpt.checkpoint.files import printable
     from numgpt.checkpoint.names import Misfit, match_params
     from numgpt.checkpoint.quants import stored_bytes
     from numgpt.params import count_params
@@ -57,11 +60,13 @@ def inspect(args: argparse.Namespace) -> None:
     cache = 2 * config.n_layer * config.n_ctx * config.n_embd
     summary: dict[str, Any] = {
         "weights": str(checkpoint.weights),
+        "format": checkpoint.kind,
         "config": {key: value for key, value in config._asdict().items() if key != "n_tokens"},
         "parameters": parameters,
         "float32_bytes": 4 * parameters,
         "cache_bytes": 4 * cache,
         "merged": dict(checkpoint.merged),
+        "left_out": dict(checkpoint.left_out),
         "tensors": tensors,
         "non_finite": sum(row["non_finite"] for row in tensors),
         "faults": misfit.faults if isinstance(misfit, Misfit) else {},
@@ -69,7 +74,7 @@ def inspect(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(summary))
     else:
-        print(checkpoint.weights, end="\n\n")
+        print(f"{checkpoint.weights} ({checkpoint.kind})", end="\n\n")
         for key, value in summary["config"].items():
             print(f"  {key:<32} {value}")
         print(f"\n  {'tensor':<40} {'dtype':<6} {'size':>8}  shape")
@@ -81,6 +86,12 @@ def inspect(args: argparse.Namespace) -> None:
             print(f"\n  {checkpoint.kind}, merged:")
             for name, how in checkpoint.merged.items():
                 print(f"  {name:<40} {how}")
+        if checkpoint.left_out:
+            print("\n  left out:")
+        for why in dict.fromkeys(checkpoint.left_out.values()):
+            names = [printable(name) for name, each in checkpoint.left_out.items() if each == why]
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            print(f"  {', '.join(names[:3])}{more}: {why}")
         print(f"\n  {parameters:,} parameters: {format_bytes(4 * parameters)} in memory as float32")
         print(f"  {format_bytes(4 * cache)} more for the keys and values of a full context")
         print(f"  {summary['non_finite']} values that are not finite")
@@ -114,7 +125,7 @@ def download(args: argparse.Namespace) -> None:
 
 
 def convert(args: argparse.Namespace) -> None:
-    """numgpt convert: write any checkpoint as a folder that Transformers loads, or as a GGUF file for llama.cpp."""
+    """numgpt convert: write any checkpoint as a folder that Transformers loads, or a file for llama.cpp or llm.c."""
     from numgpt.checkpoint.export import convert as convert_checkpoint
     from numgpt.hub.loading import locate, locate_base
 
@@ -122,7 +133,7 @@ def convert(args: argparse.Namespace) -> None:
     with bar(args) as progress:
         source = locate(args.source, progress)
         base = locate_base(source, args.base, progress)
-    target = convert_checkpoint(source, args.target, base, settings, dtype=args.dtype)
+    target = convert_checkpoint(source, args.target, base, settings, to=args.to, dtype=args.dtype)
     print(json.dumps({"path": str(target)}) if args.json else target)
 
 
@@ -166,10 +177,11 @@ def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what `numgpt convert` takes."""
     parser.add_argument("source", help="a name, a folder or a file")
-    parser.add_argument("target", help="the folder to write, or FILE.gguf; it must not be there yet")
-    parser.add_argument(
-        "--dtype", choices=("F32", "F16", "Q8_0"), help="of the matrices in FILE.gguf (default: that of the source)"
-    )
+    parser.add_argument("target", help="the folder or file to write; it must not be there yet")
+    about_to = "what to write: a folder, or a file (default: gguf for FILE.gguf, else hub)"
+    parser.add_argument("--to", choices=("hub", "gguf", "llm.c"), help=about_to)
+    about_dtype = "of the numbers in a file: F32, F16, Q8_0 of gguf (default: that of the source), F32, BF16 of llm.c"
+    parser.add_argument("--dtype", choices=("F32", "F16", "BF16", "Q8_0"), help=about_dtype)
     add_model_settings(parser)
 
 
