@@ -1,4 +1,4 @@
-"""Write any checkpoint that numgpt reads: as a folder in the Hub's layout, which Transformers loads, or as a GGUF file.
+"""Write any checkpoint that numgpt reads: a folder in the Hub's layout, which Transformers loads; a GGUF file; llm.c's.
 
 To add what can be written, write its function and its line in WRITERS.
 """
@@ -14,6 +14,8 @@ from numgpt.checkpoint.contract import Opened
 from numgpt.checkpoint.disk import folder_written_whole
 from numgpt.checkpoint.files import wrong
 from numgpt.checkpoint.gguf_export import write_gguf
+from numgpt.checkpoint.llmc import Decoder
+from numgpt.checkpoint.llmc_export import write_llmc
 from numgpt.checkpoint.names import hub_name, match_params
 from numgpt.checkpoint.reading import find_tokenizer, open_checkpoint
 from numgpt.checkpoint.safetensors import write_safetensors
@@ -49,10 +51,12 @@ def convert(
     to      "hub": a folder with config.json, model.safetensors, tokenizer files and all that lies beside the weights;
             it may be there if it is empty
             "gguf": a GGUF file with the tokenizer in it
+            "llm.c": a model file of llm.c, and gpt2_tokenizer.bin beside it
             None: "gguf" for a target that ends so, else "hub"
-    dtype   of the matrices in a GGUF file, as for `write_gguf`: "F32", "F16" or "Q8_0"
-    Returns the target. Without dtype, each tensor keeps the one that it has in the source, and what lies in blocks of
-    few bits becomes float32; masks and a copied head are left out.
+    dtype   of the matrices in a GGUF file, as for `write_gguf`: "F32", "F16" or "Q8_0"; of all tensors in a file of
+            llm.c: "F32", the default there, or "BF16"
+    Returns the target. Without dtype, each tensor keeps the one that it has in the source, but for llm.c, and what lies
+    in blocks of few bits becomes float32; masks and a copied head are left out.
     Raises CheckpointError where the source is none, the format can't have such a model, or the target is taken or can't
     be written; OptionError for another format or dtype.
 
@@ -65,7 +69,8 @@ def convert(
     target = Path(os.path.abspath(target))
     to = to or ("gguf" if target.suffix == ".gguf" else "hub")
     check_option("to", to, to in WRITERS, f"one of {', '.join(WRITERS)}")
-    check_option("dtype", dtype, dtype is None or to == "gguf", "none but for a GGUF file: name the target FILE.gguf")
+    fits = dtype is None or to != "hub"
+    check_option("dtype", dtype, fits, "none but for a GGUF file: name the target FILE.gguf; or for llm.c (--to llm.c)")
     if to != "hub" and target.exists():
         raise wrong(target, "is there already, expected a new file", "choose another name")
     checkpoint = open_checkpoint(Path(path), base, given)
@@ -89,7 +94,15 @@ def _write_gguf(source: Source, path: Path, dtype: str | None) -> None:
     write_gguf(source.checkpoint, source.tensors, source.config, path, dtype)
 
 
-WRITERS: dict[str, Callable[[Source, Path, str | None], None]] = {"hub": _write_hub, "gguf": _write_gguf}
+def _write_llmc(source: Source, path: Path, dtype: str | None) -> None:
+    write_llmc(source.checkpoint, source.tensors, source.config, path, dtype)
+
+
+WRITERS: dict[str, Callable[[Source, Path, str | None], None]] = {
+    "hub": _write_hub,
+    "gguf": _write_gguf,
+    "llm.c": _write_llmc,
+}
 
 
 def _all_settings(source: Source) -> dict[str, Any]:
@@ -111,7 +124,7 @@ def _write_vocabulary(checkpoint: Opened, folder: Path) -> None:
     settings = folder / "tokenizer_config.json"
     copied = settings.exists()
     tokenizer = find_tokenizer(checkpoint)
-    if tokenizer:
+    if tokenizer and not isinstance(tokenizer, Decoder):  # which has no merges to write
         write_vocabulary(tokenizer, folder)
         if (folder / "vocab.json").exists() and not copied:
             values = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}

@@ -155,7 +155,9 @@ def _vocabulary(source: Path, tokenizer: Tokenizer | None, config: Config) -> li
     if bos is None or not ends:
         raise wrong(source, "no id of end-of-text, expected one: without, llama.cpp takes 11, a comma", FOLDER)
     if not tokenizer.vocabulary:
-        raise wrong(source, "its tokenizer knows characters, expected one of bytes: llama.cpp has no other", FOLDER)
+        raise wrong(
+            source, "its tokenizer has no pieces of bytes to merge, expected some: llama.cpp has no other", FOLDER
+        )
     stripping = [token.text for token in tokenizer.added.values() if token.lstrip or token.rstrip]
     around = tokenizer.before not in ([], [bos]) or tokenizer.after not in ([], ends[:1])
     for fault, happens in (

@@ -29,7 +29,9 @@ CONVERT_EXAMPLES = """examples:
   numgpt convert 124M gpt2-for-transformers
   numgpt convert storyteller copy
   numgpt convert storyteller storyteller.gguf --dtype Q8_0
-  numgpt convert path/to/model.Q4_K_M.gguf folder"""
+  numgpt convert path/to/model.Q4_K_M.gguf folder
+  numgpt convert gpt2 gpt2_124M.bin --to llm.c           with gpt2_tokenizer.bin beside it
+  numgpt convert path/to/model_00019560.bin folder       what llm.c has trained"""
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -114,7 +116,7 @@ def download(args: argparse.Namespace) -> None:
 
 
 def convert(args: argparse.Namespace) -> None:
-    """numgpt convert: write any checkpoint as a folder that Transformers loads, or as a GGUF file for llama.cpp."""
+    """numgpt convert: write any checkpoint as a folder that Transformers loads, or a file for llama.cpp or llm.c."""
     from numgpt.checkpoint.export import convert as convert_checkpoint
     from numgpt.hub.loading import locate, locate_base
 
@@ -122,7 +124,7 @@ def convert(args: argparse.Namespace) -> None:
     with bar(args) as progress:
         source = locate(args.source, progress)
         base = locate_base(source, args.base, progress)
-    target = convert_checkpoint(source, args.target, base, settings, dtype=args.dtype)
+    target = convert_checkpoint(source, args.target, base, settings, to=args.to, dtype=args.dtype)
     print(json.dumps({"path": str(target)}) if args.json else target)
 
 
@@ -166,10 +168,11 @@ def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what `numgpt convert` takes."""
     parser.add_argument("source", help="a name, a folder or a file")
-    parser.add_argument("target", help="the folder to write, or FILE.gguf; it must not be there yet")
-    parser.add_argument(
-        "--dtype", choices=("F32", "F16", "Q8_0"), help="of the matrices in FILE.gguf (default: that of the source)"
-    )
+    parser.add_argument("target", help="the folder or file to write; it must not be there yet")
+    about_to = "what to write: a folder, or a file (default: gguf for FILE.gguf, else hub)"
+    parser.add_argument("--to", choices=("hub", "gguf", "llm.c"), help=about_to)
+    about_dtype = "of the numbers in a file: F32, F16, Q8_0 of gguf (default: that of the source), F32, BF16 of llm.c"
+    parser.add_argument("--dtype", choices=("F32", "F16", "BF16", "Q8_0"), help=about_dtype)
     add_model_settings(parser)
 
 

@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   numgpt train sums.txt adder --answers-after "="        lines like 3+4=7: what counts is the answer
   numgpt train story.txt out --tokenizer gpt2 --n-layer 6 --n-head 6 --n-embd 384
   numgpt train story.txt tuned --from storyteller --learning-rate 1e-4
+  numgpt train train.bin out --tokenizer gpt2            ids, as llm.c's data scripts write them
   numgpt train story.txt out                             the same again: goes on where it was stopped
   numgpt generate "Once" -m out
   OPENBLAS_NUM_THREADS=2 numgpt train story.txt out      pays from a width of some 256 on, if both are idle"""
@@ -80,7 +81,7 @@ def train(args: argparse.Namespace) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what `numgpt train` takes."""
-    parser.add_argument("file", help="the text, in UTF-8")
+    parser.add_argument("file", help="the text, in UTF-8; or its ids, in llm.c's format")
     parser.add_argument(
         "folder",
         help="where the checkpoint goes: a new folder, or that of the same run, which goes on",

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from numgpt.checkpoint.disk import read_text
 from numgpt.cli.jobs import add_job_options, check_job, job
 from numgpt.cli.terminal import Command, load_model, needed_text, note, require
 from numgpt.errors import OptionError
@@ -18,6 +17,7 @@ from numgpt.errors import OptionError
 EXAMPLES = """examples:
   numgpt score "Once upon a time there was a king"       each token coloured by how much it surprised the model
   numgpt score --file book.txt --stride 128              by windows that overlap more: slower, with more context
+  numgpt score --file val.bin -m gpt2                    ids, as llm.c's data scripts write them
   numgpt score - --bos --json < text.txt                 log-probabilities, from the first token on
   numgpt score "The king" --color always | less -R
   numgpt score --input texts.jsonl --output out.jsonl    a job: start it again, and it goes on
@@ -26,6 +26,7 @@ EXAMPLES = """examples:
 
 def score(args: argparse.Namespace) -> None:
     """numgpt score: show how well the model predicts a text, or the last word of each of many."""
+    from numgpt.checkpoint.llmc_tokens import text_or_ids
     from numgpt.checks import finite
     from numgpt.measure import scoring
 
@@ -34,7 +35,8 @@ def score(args: argparse.Namespace) -> None:
     if args.lambada is not None and options != (None, None, False, False):
         raise OptionError("--lambada takes each text by itself: leave out --context, --stride, --bos, --allow-special")
     model = load_model(args)
-    tokenizer = require(model.tokenizer, args.model)
+    content: Any = "" if args.file is None else text_or_ids(Path(args.file).read_bytes(), Path(args.file))
+    tokenizer = require(model.tokenizer, args.model) if isinstance(content, str) else model.tokenizer
     if args.input is not None:
         job(args, model, {"context": args.context, "stride": args.stride, "bos": args.bos})
         return
@@ -50,18 +52,20 @@ def score(args: argparse.Namespace) -> None:
             "correct": f"{last.correct} of {last.texts} last words: each token the likeliest; no stop-word filter"
         }
     else:
-        text = needed_text(args, args.text) if args.file is None else read_text(Path(args.file))
-        ids = tokenizer.encode(text, allow_special=args.allow_special)
-        found = scoring.score(model, ids, context=args.context, stride=args.stride, bos=args.bos)
-        pieces, facts = tokenizer.pieces(ids), found._asdict()
+        content = needed_text(args, args.text) if args.file is None else content
+        if isinstance(content, str) and tokenizer:
+            content = tokenizer.encode(content, allow_special=args.allow_special)
+        found = scoring.score(model, content, context=args.context, stride=args.stride, bos=args.bos)
+        pieces, facts = tokenizer.pieces(found.ids) if tokenizer else [], found._asdict()
         facts["log_probs"] = [finite(x) for x in found.log_probs]
         facts["pieces"] = [piece.decode("utf-8", "backslashreplace") for piece in pieces]
         names = ["nats", "nats_per_token", "bits_per_token", "bits_per_byte", "perplexity", "perplexity_per_word"]
         names += ["perplexity_by_recipe"] if args.json else []  # for comparison, where it can't be mistaken
         figures = {name: getattr(found, name) for name in names}
+        length, made = len(found.ids), f"{found.bytes} bytes, {found.words} words (parted by white space)"
         conventions = {
-            "tokens scored": f"{found.tokens} of {len(ids)}, in windows of {found.context}, one every {found.stride}",
-            "their text": f"{found.bytes} bytes, {found.words} words (parted by white space)",
+            "tokens scored": f"{found.tokens} of {length}, in windows of {found.context}, one every {found.stride}",
+            "their text": made if tokenizer else "not known without a tokenizer",
             "before the text": "end-of-text" if args.bos else "nothing, so its first token is not scored",
         }
     if args.json:
@@ -85,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what `numgpt score` takes."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument("text", nargs="?", help="the text (default: what is piped in, as with -)")
-    source.add_argument("--file", metavar="FILE", help="read the text from a file")
+    source.add_argument("--file", metavar="FILE", help="read the text from a file; or its ids, in llm.c's format")
     about_input = (
         'score each of many: lines of JSON, {"text": ...}, or {"context": ..., "text": ...}: text after context'
     )

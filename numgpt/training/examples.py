@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numgpt.checkpoint.disk import decode_text
+from numgpt.checkpoint.llmc_tokens import text_or_ids
 from numgpt.checks import check_option
 from numgpt.config import Config
 from numgpt.errors import ContextError, OptionError, TokenError
@@ -21,6 +21,8 @@ END_OF_TEXT = "<|endoftext|>"
 BYTE_ORDER_MARK = "\ufeff"
 LONGEST_LINE = 1024  # tokens of a line, unless block_size says otherwise
 
+Text = str | np.ndarray  # as it stands; or its ids, of a file that has nothing else
+Texts = Sequence[tuple[Path, Text]]
 Question = tuple[tuple[int, ...], tuple[int, ...]]  # the ids of a line: of the question, and of its answer
 
 
@@ -31,7 +33,7 @@ class Examples(NamedTuple):
     targets: np.ndarray  # [N, T] int; -1 where it does not count
 
 
-def windows_of(ids: Sequence[int], block_size: int) -> Examples:
+def windows_of(ids: Sequence[int] | np.ndarray, block_size: int) -> Examples:
     """Return all windows of a text: N = len(ids) - block_size examples that overlap, in no more memory than the text.
 
     >>> windows_of([5, 6, 7, 8], 2).targets.tolist()
@@ -95,23 +97,29 @@ def byte_tokenizer() -> Tokenizer:
     return fast.Tokenizer([], added=[fast.AddedToken(END_OF_TEXT, 256, special=True)])
 
 
-def read_text(path: Path) -> tuple[str, str]:
-    """Return the text of a file, and the sha256 of its bytes. Raises TokenError where it is not UTF-8, or empty."""
+def read_text(path: Path) -> tuple[Text, str]:
+    """Return the text of a file, or the ids of one of llm.c's files of tokens, and the sha256 of its bytes.
+
+    Raises TokenError where it is not UTF-8, or empty; CheckpointError for a damaged file of tokens.
+    """
     raw = path.read_bytes()
-    text = decode_text(raw, path).removeprefix(BYTE_ORDER_MARK)
-    if not text.strip():
-        raise TokenError(f"{path}: empty, expected a text to learn from")
+    text = text_or_ids(raw, path)
+    if isinstance(text, str):
+        text = text.removeprefix(BYTE_ORDER_MARK)
+        if not text.strip():
+            raise TokenError(f"{path}: empty, expected a text to learn from")
     return text, hashlib.sha256(raw).hexdigest()
 
 
 def read_examples(
-    texts: Sequence[tuple[Path, str]], tokenizer: Tokenizer, config: Config | None, settings: Settings
+    texts: Texts, tokenizer: Tokenizer | None, config: Config | None, settings: Settings
 ) -> tuple[Examples, Examples]:
     """Return what to learn from, and what is held out: the second text, or a tenth of the only one, its last.
 
-    config  that of the model, or None where it is still to be made, with a context that fits
-    Raises TokenError for a text that is too short, or without the separator; ContextError for a line too long;
-    OptionError for a block_size that the model has not.
+    tokenizer  None only where all texts are ids
+    config     that of the model, or None where it is still to be made, with a context that fits
+    Raises TokenError for a text that is too short, or without the separator, or ids that the model does not have;
+    ContextError for a line too long; OptionError for a block_size that the model has not.
     """
     limit = LONGEST_LINE if config is None else config.n_ctx
     if settings.block_size is not None:
@@ -119,17 +127,29 @@ def read_examples(
         check_option("block_size", settings.block_size, fits, f"at most {limit}, the context of {settings.start}")
         limit = settings.block_size
     if settings.answers_after is not None:
-        return read_questions(texts, tokenizer, limit, settings)
+        in_lines = [(path, text) for path, text in texts if isinstance(text, str)]
+        fits = len(in_lines) == len(texts)
+        check_option("answers_after", settings.answers_after, fits, "nothing with a file of ids, which has no lines")
+        assert tokenizer is not None
+        return read_questions(in_lines, tokenizer, limit, settings)
 
+    for path, text in texts:
+        if not isinstance(text, str):
+            check_vocabulary(text, config.n_vocab if config else len(tokenizer or ()), path)
     block_size = settings.block_size or min(64, limit)
-    parts = [(path, "", text) for path, text in texts]
+    parts: list[tuple[Path, str, Text]] = [(path, "", text) for path, text in texts]
     if len(texts) == 1:
         path, text = texts[0]
         cut = len(text) * 9 // 10
         parts = [(path, "all but its last tenth ", text[:cut]), (path, "its last tenth, held out, ", text[cut:])]
     found = []
     for path, part, text in parts:
-        ids = tokenizer.encode(text, allow_special=settings.allow_special)
+        ids: Sequence[int] | np.ndarray
+        if isinstance(text, str):
+            assert tokenizer is not None
+            ids = tokenizer.encode(text, allow_special=settings.allow_special)
+        else:
+            ids = text
         if len(ids) <= block_size:
             raise TokenError(
                 f"{path}: {part}has {len(ids)} tokens, expected {block_size + 1} or more: give more text, or a smaller "
@@ -139,6 +159,16 @@ def read_examples(
     training, held_out = found
     side_by_side = Examples(held_out.ids[::block_size], held_out.targets[::block_size])
     return training, side_by_side
+
+
+def check_vocabulary(ids: np.ndarray, n_vocab: int, path: Path) -> None:
+    """Raise TokenError for ids of a file that a model of so many tokens does not have."""
+    outside = np.flatnonzero(ids >= n_vocab)
+    if outside.size:
+        raise TokenError(
+            f"{path}: id {ids[outside[0]]} at {outside[0]:,}, expected 0 to {n_vocab - 1}, the vocabulary of this "
+            f"model: name the one that made the ids (--tokenizer gpt2; in Python tokenizer='gpt2')"
+        )
 
 
 def read_questions(

@@ -26,7 +26,17 @@ from numgpt.hub.loading import load, load_tokenizer
 from numgpt.model import Model, tokenizer_of
 from numgpt.params import random_params
 from numgpt.tokenizer import Tokenizer
-from numgpt.training.examples import END_OF_TEXT, Examples, batch, byte_tokenizer, read_examples, read_text, thin_out
+from numgpt.training.examples import (
+    END_OF_TEXT,
+    Examples,
+    Text,
+    Texts,
+    batch,
+    byte_tokenizer,
+    read_examples,
+    read_text,
+    thin_out,
+)
 from numgpt.training.folder import alone, check_record, create, is_run, plain, remove_unfinished, resume, save
 from numgpt.training.optimizer import State
 from numgpt.training.settings import Settings, check_settings, new_sizes
@@ -64,7 +74,7 @@ def open_run(
     """Check and read everything, then begin a run in a folder, or go on with the one that it holds."""
     check_settings(settings)
     text, text_hash = read_text(Path(text_file))
-    texts = [(Path(text_file), text)]
+    texts: list[tuple[Path, Text]] = [(Path(text_file), text)]
     val_hash = None
     if val_file is not None:
         text, val_hash = read_text(Path(val_file))
@@ -75,11 +85,11 @@ def open_run(
     return begin(texts, folder, settings, record)
 
 
-def begin(texts: list[tuple[Path, str]], folder: Path, settings: Settings, record: dict[str, Any]) -> tuple[Run, State]:
+def begin(texts: Texts, folder: Path, settings: Settings, record: dict[str, Any]) -> tuple[Run, State]:
     """Make the folder of a run, with a new model or that of the checkpoint from which it starts."""
     if settings.start is not None:
         model = load(settings.start, dtype=settings.dtype)
-        training, held_out = read_examples(texts, tokenizer_of(model), model.config, settings)
+        training, held_out = read_examples(texts, tokenizer_for(texts, model), model.config, settings)
     else:
         tokenizer = new_tokenizer(settings)
         training, held_out = read_examples(texts, tokenizer, None, settings)
@@ -88,14 +98,19 @@ def begin(texts: list[tuple[Path, str]], folder: Path, settings: Settings, recor
     return Run(folder, settings, record, model.config, training, thin_out(held_out, EVALUATED)), state
 
 
-def go_on(texts: list[tuple[Path, str]], folder: Path, settings: Settings, record: dict[str, Any]) -> tuple[Run, State]:
+def go_on(texts: Texts, folder: Path, settings: Settings, record: dict[str, Any]) -> tuple[Run, State]:
     """Read the state of the run that a folder holds, once it is sure that it is this one."""
     check_record(folder, record)
     config = read_config(folder)
     state = resume(folder, config)
-    tokenizer = tokenizer_of(Model(config, state.params, from_folder(folder)))
+    tokenizer = tokenizer_for(texts, Model(config, state.params, from_folder(folder)))
     training, held_out = read_examples(texts, tokenizer, config, settings)
     return Run(folder, settings, record, config, training, thin_out(held_out, EVALUATED)), state
+
+
+def tokenizer_for(texts: Texts, model: Model) -> Tokenizer | None:
+    """Return the tokenizer of a model. Raises TokenError where it has none, unless all texts are ids already."""
+    return tokenizer_of(model) if any(isinstance(text, str) for _, text in texts) else model.tokenizer
 
 
 def new_tokenizer(settings: Settings) -> Tokenizer:
@@ -164,7 +179,7 @@ def train(
 ) -> Model:
     """Train a model on a text, or go on with a run that was stopped.
 
-    text_file      UTF-8
+    text_file      UTF-8; or ids, as llm.c's data scripts write them, of the vocabulary of the model
     folder         where the checkpoint goes, a folder as Transformers has them: a new one, or that of the same run
     val_file       what to measure on; None: the last tenth of the text, or every tenth line, is not learned from
     eval_interval  every so many steps, and at the end, the held-out text is evaluated and the checkpoint replaced
@@ -172,8 +187,9 @@ def train(
     settings       those of `Settings`, which change the outcome. With more `steps` than before a run goes on further
     Returns the Model.
     Raises, before any work, OptionError for a setting out of its range and for a folder that is taken, TokenError or
-    ContextError for a text that does not fit, OSError where it can't be read. Later OptionError where the loss is not
-    finite, CheckpointError where the folder can't be written; then, and after Ctrl-C, the last checkpoint stays.
+    ContextError for a text that does not fit, CheckpointError for a damaged file of ids, OSError where one can't be
+    read. Later OptionError where the loss is not finite, CheckpointError where the folder can't be written; then, and
+    after Ctrl-C, the last checkpoint stays.
     """
     check_count("eval_interval", eval_interval, least=1)
     run, state = open_run(text_file, Path(os.path.realpath(folder)), Settings(**settings), val_file)

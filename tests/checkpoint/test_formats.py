@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
-from support import bundles, ggufs, pickles
+from support import bundles, ggufs, llmcs, pickles
 from support.checkpoints import (
     CONFIG,
     SIZES,
@@ -310,7 +310,8 @@ def write_gguf(folder, tensors):
     return ggufs.write(folder / "any.gguf", keys, {name: ggufs.f32(x) for name, x in ggufs.renamed(tensors).items()})
 
 
-# Of each file name in the table, and of each ending: what writes it into a folder, with all that belongs to it.
+# Of each file name in the table, and of each ending: what writes it into a folder, with all that belongs to it. An
+# ending that a second format has too is named with its module.
 CONFIGURED = {**CONFIG, "n_inner": None}
 SAMPLES = {
     "model.safetensors": lambda folder, x: write_checkpoint(folder, x, CONFIGURED),
@@ -327,6 +328,7 @@ SAMPLES = {
     ".pt": lambda folder, x: write_nanogpt(folder / "any.pt", x),
     ".pth": lambda folder, x: write_nanogpt(folder / "any.pth", x),
     ".gguf": write_gguf,
+    ".bin of llmc": lambda folder, x: llmcs.write(folder / "any.bin", llmcs.model(x)),
 }
 
 
@@ -336,7 +338,7 @@ SAMPLES = {
 def test_a_folder_of_each_kind_is_found_told_and_opened(tmp_path, expected, format, name):
     folder = tmp_path / "folder"
     folder.mkdir()
-    SAMPLES[name](folder, tensors_of_4c())
+    SAMPLES.get(f"{name} of {format.module}", SAMPLES.get(name))(folder, tensors_of_4c())
     found = find_weights(folder)
     assert found.name.endswith(name)
     assert [other for other in FORMATS if module_of(other).is_mine(look_at(found))] == [format]

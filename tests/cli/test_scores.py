@@ -4,6 +4,8 @@ import json
 import re
 
 import pytest
+from support import llmcs
+from support.checkpoints import hub_tensors
 from support.cli import call, fails
 
 import numgpt
@@ -77,6 +79,30 @@ def test_the_text_may_come_from_a_file_or_from_standard_input(capsys, tmp_path, 
     read = call(capsys, "score", "-")[1]
     Stdin.buffer.close()
     assert call(capsys, "score", "--file", str(tmp_path / "text"))[1] == read == call(capsys, "score", TEXT + "\r\n")[1]
+
+
+def test_the_file_may_hold_ids(capsys, tmp_path, storyteller):
+    ids = storyteller.tokenizer.encode(TEXT)
+    path = llmcs.write(tmp_path / "val.bin", llmcs.tokens(ids))
+    assert call(capsys, "score", "--file", str(path), "-q")[1] == call(capsys, "score", TEXT, "-q")[1]
+    llmcs.write(path, llmcs.tokens([4095, *ids, 4096]))
+    assert "ids[20] is 4096, expected 0 to 4095" in fails(capsys, "score", "--file", str(path))
+    llmcs.write(path, llmcs.tokens(ids)[:-2])
+    assert "19 ids, for which 36 bytes are there" in fails(capsys, "score", "--file", str(path))
+
+
+def test_ids_need_no_tokenizer(capsys, tmp_path):
+    model = llmcs.write(tmp_path / "m.bin", llmcs.model(hub_tensors(n_inner=24)))
+    path = llmcs.write(tmp_path / "val.bin", llmcs.tokens([3, 1, 4, 1, 5]))
+    code, out, _ = call(capsys, "score", "--file", str(path), "-m", str(model), "--color", "always")
+    assert code == 0
+    shown = figures(out)
+    assert (shown["their text"], shown["bits per byte"]) == ("not known without a tokenizer", "-")
+    assert float(shown["perplexity"]) == pytest.approx(score(numgpt.load(model), [3, 1, 4, 1, 5]).perplexity, rel=1e-5)
+    facts = json.loads(call(capsys, "score", "--file", str(path), "-m", str(model), "--json")[1])
+    assert (facts["ids"], facts["pieces"], facts["words"]) == ([3, 1, 4, 1, 5], [], None)
+    (tmp_path / "a.txt").write_text("text", encoding="utf-8")
+    assert "has no tokenizer" in fails(capsys, "score", "--file", str(tmp_path / "a.txt"), "-m", str(model))
 
 
 def test_special_tokens_count_only_where_they_are_allowed(capsys):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import llmcs
 from support.runs import call
 
 import numgpt
@@ -115,6 +116,16 @@ def test_the_question_has_the_ids_that_it_has_when_it_is_asked(tmp_path):
             "--block-size is 513, expected at most 512, the context of storyteller",
         ),
         (b"x", ["--from", "storyteller", "--tokenizer", "gpt2"], "tokenizer is 'gpt2', expected nothing: storyteller"),
+        (llmcs.tokens([1] * 9 + [257] * 99), [], "id 257 at 9, expected 0 to 256, the vocabulary of this model: name"),
+        (llmcs.tokens([4096] * 99), ["--from", "storyteller"], "id 4096 at 0, expected 0 to 4095"),
+        (
+            llmcs.tokens([1] * 99),
+            ["--answers-after", "="],
+            "--answers-after is '=', expected nothing with a file",
+        ),
+        (llmcs.tokens([1] * 99), [], "its last tenth, held out, has 10 tokens, expected 65 or more"),
+        (llmcs.tokens([1] * 99)[:-1], [], "99 ids, for which 197 bytes are there, expected 2 for each"),
+        (llmcs.header(20240801, 7, 1) + b"xxxx", [], "it looks like llm.c's file of Llama 3's tokens"),
     ],
 )
 def test_a_text_that_does_not_fit_is_refused_before_any_work(tmp_path, capsys, raw, flags, message):

@@ -8,6 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from support import llmcs
 from support.checkpoints import TOKENS, hub_tensors, write_checkpoint, write_tokenizer
 from support.runs import FILES, FLAGS, TINY, call, command, files, posix
 
@@ -16,7 +17,7 @@ from numgpt.checkpoint.pieces import spellings
 from numgpt.checkpoint.safetensors import read_header
 from numgpt.cli import learning
 from numgpt.cli import main as cli
-from numgpt.errors import OptionError
+from numgpt.errors import OptionError, TokenError
 from numgpt.hub.loading import load_tokenizer
 from numgpt.params import leaves
 from numgpt.training import run as training
@@ -119,6 +120,29 @@ def test_a_new_model_may_have_the_vocabulary_of_another(text, tmp_path):
     assert model.config.n_vocab == 4096
     assert model.config.eos_token_id == 4095
     assert model.tokenizer.encode("Once upon a time") == [46, 1198, 2402, 257, 640]
+
+
+def test_ids_of_a_file_are_learned_as_the_text_that_they_are(text, tmp_path):
+    ids = llmcs.write(tmp_path / "train.bin", llmcs.tokens(list(text.read_bytes())))
+    held_out = llmcs.write(tmp_path / "val.bin", llmcs.tokens(list(b"101=011\n" * 9)))
+    (tmp_path / "val.txt").write_text("101=011\n" * 9, encoding="utf-8")
+    options = {**TINY, "answers_after": None, "block_size": 8}
+    train(text, tmp_path / "text", **options, val_file=tmp_path / "val.txt")
+    for name, val in ("ids", held_out), ("both", tmp_path / "val.txt"):
+        train(ids, tmp_path / name, **options, val_file=val)
+        assert (tmp_path / name / FILES[0]).read_bytes() == (tmp_path / "text" / FILES[0]).read_bytes()
+
+
+def test_a_run_on_ids_starts_from_a_model_without_a_tokenizer(text, tmp_path):
+    ids = llmcs.write(tmp_path / "train.bin", llmcs.tokens([1, 2, 3, 4, 10] * 40))
+    source = llmcs.write(tmp_path / "m.bin", llmcs.model(hub_tensors(n_inner=24)))
+    options = {"steps": 2, "batch_size": 2, "start": str(source)}
+    assert train(ids, tmp_path / "whole", **options).tokenizer is None
+    train(ids, tmp_path / "parts", **{**options, "steps": 1})
+    train(ids, tmp_path / "parts", **options)
+    assert (tmp_path / "parts" / FILES[0]).read_bytes() == (tmp_path / "whole" / FILES[0]).read_bytes()
+    with pytest.raises(TokenError, match="this model has no tokenizer, which text needs"):
+        train(text, tmp_path / "other", **options)
 
 
 def test_more_steps_go_on_from_the_last(text, tmp_path):
