@@ -6,7 +6,7 @@ in noise.py, but row by row: the gradient of a token that no text has is million
 that they have, and each row of a matrix is held to its own noise, at least to the mean one of its matrix.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ from numgpt.verify.pattern import factor_line
 from numgpt.verify.report import Report, Row, compare
 
 TINY = float(np.finfo(np.float32).tiny) / EPS  # what is smaller loses digits in float32 on its way
+LUCK = 100  # so many times under the noise no three passes are
 PADDING = "d_wte.padding"  # the rows past the vocabulary, which have to be 0
 LLMC = {  # what llm.c calls a parameter, less its w or b
     "wte": "wte",
@@ -130,15 +131,10 @@ def sizes_of(x: np.ndarray) -> Sizes:
 Noise = dict[str, Sizes]
 
 
-def measured(truth: Outcome, others: Iterable[Outcome], noise: Noise) -> Noise:
-    """Return the noise of each tensor: the most that it was off in some passes, or by an older measurement."""
-    for other in others:
-        found = {name: sizes_of(other[name].astype(np.float64) - x) for name, x in truth.items()}
-        noise = {
-            name: Sizes(*map(np.maximum, sizes, noise[name])) if name in noise else sizes
-            for name, sizes in found.items()
-        }
-    return noise
+def measured(truth: Outcome, other: Outcome, before: Noise | None = None) -> Noise:
+    """Return the noise of each tensor: the most that it was off in a pass, or in those that were measured before."""
+    noise = {name: sizes_of(other[name].astype(np.float64) - x) for name, x in truth.items()}
+    return {name: Sizes(*map(np.maximum, noise[name], before[name])) for name in noise} if before else noise
 
 
 def at_least(noise: Sizes, truth: np.ndarray, scale: float) -> Sizes:
@@ -192,16 +188,13 @@ def compare_state(state: State, model: Model) -> Report:
 def _compare(state: State, model: Model) -> Report:
     x, y, config = state.x, state.y, model.config
     params = converted(model.params, np.float64)
-    truth = outcome(x, y, params, config)
     precision = precision_of(state.tensors["logits"].read())
-    noise = measured(truth, [outcome(x, y, converted(model.params, np.float32), config)], {})
+    truth = outcome(x, y, params, config)
+    noise = measured(truth, outcome(x, y, converted(model.params, np.float32), config))
     held = Comparison(state, truth, noise, PRECISION[precision])
-    if not all(row.passed for row in held.rows):
-        passes = (outcome(x, y, params, config, rounding(seed)) for seed in range(ROUNDINGS))
-        held = Comparison(state, truth, measured(truth, passes, noise), PRECISION[precision])
+    held = held.widened(lambda seed: outcome(x, y, params, config, rounding(seed)))
     if not held.rows[0].passed and all(precision_of(w) == "bfloat16" or not w.any() for _, w in leaves(params)):
-        passes = (outcome(x, y, as_before_bfloat16(params, seed), config) for seed in range(ROUNDINGS))
-        wider = Comparison(state, truth, measured(truth, passes, held.noise), PRECISION[precision])
+        wider = held.widened(lambda seed: outcome(x, y, as_before_bfloat16(params, seed), config))
         if wider.rows[0].passed:
             held, precision = wider, f"{precision} and of the weights to bfloat16"
     end = next((i + 1 for i, row in enumerate(held.rows) if not row.passed), len(held.rows))
@@ -217,6 +210,16 @@ class Comparison:
         self.rows = [self.row(name) for name in truth if name != "d_embed"]
         if (padding := self.padding()) is not None:
             self.rows.append(padding)
+
+    def widened(self, make: Callable[[int], Outcome]) -> "Comparison":
+        """Return the comparison with the noise of more passes, by seed, as many as it takes to be sure."""
+        held = self
+        for seed in range(ROUNDINGS):
+            over = [row.times for row in held.rows if not row.passed and row.name != PADDING]
+            if not over or (seed > 1 and over[0] > LUCK * WIDEN):
+                break
+            held = Comparison(self.state, self.truth, measured(self.truth, make(seed), held.noise), self.scale)
+        return held
 
     def theirs(self, name: str) -> np.ndarray:
         """Return a tensor of the state under our name and in our layout, in float64."""
@@ -277,7 +280,8 @@ class Comparison:
         count = max(1, int((each > WIDEN).sum()))
         place = f"{name}{list(at)}{llmc_place(name, at)}"
         found = f"{theirs[at]:.7g}, expected {ours[at]:.7g}"
-        yield f"{count:,} of {ours.size:,} numbers differ{', most of all' if count > 1 else ''}: {place} is {found}"
+        differ = "differ, most of all" if count > 1 else "differs"
+        yield f"{count:,} of {ours.size:,} numbers {differ}: {place} is {found}"
         if np.isfinite(theirs).all() and count > 1:
             yield from factor_line(theirs, ours, config)
         names = [row.name for row in self.rows]

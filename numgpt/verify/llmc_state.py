@@ -9,8 +9,9 @@ Little-endian throughout. After a header of 256 int32, those that are not named 
     loss       f32              the mean cross-entropy of y, in nats
     gradients  f32              of the loss, by each tensor of a model file, in its order and layout
 
-checkpoint/llmc.py has that order. In version 2 the gradient of wte has as many rows as the model file's wte, V rounded up to 128; those past V are 0. In
-version 1 it has V. The file says no sizes of the model: they are those of the model that goes with it.
+checkpoint/llmc.py describes that order. In version 2 the gradient of wte has as many rows as the model file's wte, V
+rounded up to 128; those past V are 0. In version 1 it has V. The file says no sizes of the model: they are those of
+the model that goes with it.
 
 Source: karpathy/llm.c, train_gpt2.py (write_state) and test_gpt2.c. Where we are stricter: a file ends where the sizes
 say, and all ids are of the vocabulary.
@@ -38,10 +39,10 @@ from numgpt.checkpoint.llmc import (
 )
 from numgpt.checkpoint.tensors import LazyTensor, tensor_of
 from numgpt.config import Config
-from numgpt.errors import CheckpointError
 
 VERSION = 2  # the one that is written
-OTHER_MODEL = "give the model that it was made of"
+OTHER = "choose another model"
+MISFIT = "give the model that it was made of; if it is that, the file is damaged"
 
 
 class State(NamedTuple):
@@ -72,7 +73,7 @@ def read_state(path: Path, config: Config) -> State:
     B, S = values[2:4]
     if B < 1 or not 1 <= S <= config.n_ctx:
         fault = f"{B:,} texts of {S:,} tokens, expected 1 or more, of 1 to {config.n_ctx:,}, the context of this model"
-        raise wrong(path, fault, f"{OTHER_MODEL}; if it is that, the file is damaged")
+        raise wrong(path, fault, MISFIT)
     n_rows = padded_rows(config.n_vocab) if values[1] == VERSION else config.n_vocab
     shapes = {"x": (B, S), "y": (B, S), "logits": (B, S, config.n_vocab), "loss": (), **layout(config, n_rows)}
     at, places = 4 * HEADER, {}
@@ -82,14 +83,14 @@ def read_state(path: Path, config: Config) -> State:
     if version[0] != at:
         sizes = f"{config.n_vocab:,} tokens, a context of {config.n_ctx:,}, {config.n_layer} layers of {config.n_embd}"
         fault = f"{version[0]:,} bytes, expected {at:,} for {B:,} x {S:,} ids and a model of {sizes}"
-        raise wrong(path, fault, f"{OTHER_MODEL}; if it is that, the file is damaged")
+        raise wrong(path, fault, MISFIT)
     ids = {name: read_array(path, version, f"{path}: {name}", "I32", (B, S), places[name]) for name in ("x", "y")}
     for name, array in ids.items():
         outside = np.argwhere((array < 0) | (array >= config.n_vocab))
         if len(outside):
             b, s = map(int, outside[0])
             fault = f"{name}[{b}, {s}] is {array[b, s]}, expected 0 to {config.n_vocab - 1}, the vocabulary"
-            raise wrong(path, fault, f"{OTHER_MODEL}; if it is that, the file is damaged")
+            raise wrong(path, fault, MISFIT)
     tensors = {}
     for name in shapes.keys() - ids.keys():
         read = partial(read_array, path, version, f"{path}: {name}", "F32", shapes[name], places[name])
@@ -113,9 +114,18 @@ def write_state(
     logits  [B, S, V]
     grads   of the loss, by the Hub's names of the parameters and in its layout: matrices [in, out]
     config  of the model
-    Raises CheckpointError for a model that llm.c does not have, and where the file can't be written.
+    Raises CheckpointError for a model that llm.c does not have, for numbers that float32 does not have, and where the
+    file can't be written.
     """
     check_tensors(config, path)
+    gelu = config.activation_function.replace("gelu_pytorch_tanh", "gelu_new")
+    computed = config._replace(activation_function=gelu)
+    for name in "activation_function", "layer_norm_epsilon", "scale_attn_weights", "scale_attn_by_inverse_layer_idx":
+        if (value := getattr(computed, name)) != (expected := getattr(Config(), name)):
+            raise wrong(path, f"{name} of this model is {value!r}, expected {expected!r}, which llm.c computes", OTHER)
+    for name, array in {"logits": logits, "loss": np.asarray(loss), **grads}.items():
+        if not abs(array).max() <= np.finfo(np.float32).max:  # also where it is no number
+            raise wrong(path, f"{name} has a number that is none in float32, expected finite ones", OTHER)
     with written_whole(path) as file:
         file.write(header(DEBUG_STATE, VERSION, *x.shape))
         for array, dtype in (x, "<i4"), (y, "<i4"), (logits, "<f4"), (np.asarray(loss), "<f4"):
@@ -124,14 +134,10 @@ def write_state(
         write_tensors(file, tensors, config, padded_rows(config.n_vocab))
 
 
-def check_tensors(config: Config, source: object) -> None:
+def check_tensors(config: Config, source: Path) -> None:
     """Raise CheckpointError where a model has other parameters than llm.c has: a head of its own, or another MLP."""
-    for what, value, expected in (
-        ("n_inner", config.mlp_width, 4 * config.n_embd),
-        ("tie_word_embeddings", config.tie_word_embeddings, True),
-    ):
-        if value != expected:
-            raise CheckpointError(
-                f"{source}: {what} of this model is {value}, expected {expected}: llm.c's debug state has no place for "
-                f"another: choose another model"
-            )
+    F = 4 * config.n_embd
+    if config.mlp_width != F:
+        raise wrong(source, f"n_inner of this model is {config.mlp_width}, expected {F}, as llm.c has it", OTHER)
+    if not config.tie_word_embeddings:
+        raise wrong(source, "this model has an output head of its own, expected wte to be it, as in llm.c", OTHER)
