@@ -37,7 +37,8 @@ from numgpt.verify.pattern import factor_line
 from numgpt.verify.report import Report, Row, compare
 
 TINY = float(np.finfo(np.float32).tiny) / EPS  # what is smaller loses digits in float32 on its way
-LUCK = 100  # so many times under the noise no three passes are
+TOKENS = 1024  # of the texts that are computed at a time: more need more memory, fewer more time
+LUCK = 10  # so many times under the noise no three passes are
 PADDING = "d_wte.padding"  # the rows past the vocabulary, which have to be 0
 LLMC = {  # what llm.c calls a parameter, less its w or b
     "wte": "wte",
@@ -58,10 +59,10 @@ Outcome = dict[str, np.ndarray]  # "logits", "loss" and the gradients, "d_" and 
 
 
 def outcome(x: np.ndarray, y: np.ndarray, params: dict[str, Any], config: Config, record: Record = identity) -> Outcome:
-    """Return what the model makes of a batch, in the dtype of its parameters, text by text, as one needs less memory.
+    """Return what the model makes of a batch, in the dtype of its parameters.
 
     x, y    [B, S] int: ids, and what follows each
-    record  sees (and may replace) every intermediate of a text, then the gradient of each
+    record  sees (and may replace) every intermediate of some of the texts, then the gradient of each
     Returns logits [B, S, V], loss [1], and the gradient of each parameter in the shape that this has, from the end of
     the model to its beginning. Beside them, "d_embed" [B, S, C] is the gradient of the embeddings.
     """
@@ -73,16 +74,19 @@ def outcome(x: np.ndarray, y: np.ndarray, params: dict[str, Any], config: Config
             kept[name].append(value)
         return value
 
-    losses, sums = [], dict[str, np.ndarray]()
-    for ids, targets in zip(x, y, strict=True):
-        loss, grads = loss_and_grads(ids, targets, params, config, keep)
-        losses.append(loss)
+    mean, sums = 0.0, dict[str, np.ndarray]()
+    step = max(1, TOKENS // x.shape[1])
+    for i in range(0, len(x), step):
+        share = len(x[i : i + step]) / len(x)
+        loss, grads = loss_and_grads(x[i : i + step], y[i : i + step], params, config, keep)
+        mean += share * loss
+        kept["d_embed"][-1] = share * kept["d_embed"][-1]
         for path, d_p in leaves(grads):
-            d_p /= len(x)
+            d_p *= share
             sums[path] = sums[path] + d_p if path in sums else d_p
+    outputs = {"logits": np.concatenate(kept["logits"]), "loss": np.array([mean])}
     gradients = {f"d_{path}": sums[path] for path in reversed(sums)}
-    d_embed = np.stack(kept["d_embed"]) / len(x)
-    return {"logits": np.stack(kept["logits"]), "loss": np.array([np.mean(losses)]), **gradients, "d_embed": d_embed}
+    return {**outputs, **gradients, "d_embed": np.concatenate(kept["d_embed"])}
 
 
 def write_trace_of_gradients(path: Path, ids: Ids, model: Model) -> float:
@@ -229,9 +233,8 @@ class Comparison:
             return x[: len(self.truth[name])]
         return x.T if is_turned(hub) else x.reshape(self.truth[name].shape)
 
-    def over_noise(self, name: str) -> tuple[np.ndarray, float]:
+    def over_noise(self, name: str, difference: np.ndarray) -> tuple[np.ndarray, float]:
         """Return how many times the noise each number is apart; and the tensor, by its rows' mean square too."""
-        difference = distance(self.theirs(name), self.truth[name])
         noise = at_least(self.noise[name], self.truth[name], self.scale)
         each = difference / noise.largest.reshape(*difference.shape[:-1], 1)
         rows = sizes_of(difference).rms / noise.rms
@@ -239,9 +242,10 @@ class Comparison:
 
     def row(self, name: str) -> Row:
         ours = self.truth[name]
-        largest, size = float(distance(self.theirs(name), ours).max()), float(abs(ours).max())
+        difference = distance(self.theirs(name), ours)
+        largest, size = float(difference.max()), float(abs(ours).max())
         noise = float(at_least(self.noise[name], ours, self.scale).largest.max())
-        times = self.over_noise(name)[1]
+        times = self.over_noise(name, difference)[1]
         relative = largest / size if size else largest and np.inf
         return Row(name, llmc_name(name), ours.shape, largest, relative, noise, times, times <= WIDEN)
 
@@ -260,7 +264,7 @@ class Comparison:
             return ["the gradient of wte is not 0 in its rows past the vocabulary, which stand for no token"], []
         theirs, ours = self.theirs(row.name), self.truth[row.name]
         if row.name == "logits":
-            b = int(self.over_noise("logits")[0].max(axis=(1, 2)).argmax())
+            b = int(self.over_noise("logits", distance(theirs, ours))[0].max(axis=(1, 2)).argmax())
             found = compare(Dump({"logits": theirs[b]}, {}), model, self.state.x[b])
             if not found.passed:
                 which = [f"this is text {b} of {len(theirs)}"] if len(theirs) > 1 else []
@@ -275,7 +279,7 @@ class Comparison:
 
     def describe(self, name: str, theirs: np.ndarray, ours: np.ndarray, config: Config) -> Iterator[str]:
         """Yield what the difference of a tensor looks like, in lines: where it is, and what is right behind it."""
-        each = self.over_noise(name)[0]
+        each = self.over_noise(name, distance(theirs, ours))[0]
         at = tuple(map(int, np.unravel_index(int(each.argmax()), each.shape)))
         count = max(1, int((each > WIDEN).sum()))
         place = f"{name}{list(at)}{llmc_place(name, at)}"

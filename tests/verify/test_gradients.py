@@ -21,6 +21,7 @@ from numgpt.verify.llmc_state import read_state
 from numgpt.verify.noise import to_bfloat16
 
 MODEL = wide()  # 31 tokens, a context of 20, 3 layers of 12
+SMALL = wide(n_layer=1)  # for what is searched for in many passes
 X, Y = np.random.default_rng(3).integers(31, size=(2, 2, 9))
 GRADIENTS = ["d_ln_f.b", "d_ln_f.g", "d_h.2.mlp.c_proj.b", "d_h.2.mlp.c_proj.w"]  # the first of them
 
@@ -73,24 +74,33 @@ def test_a_vocabulary_of_whole_rows_has_no_padding(tmp_path):
     assert report.rows[-1].name == "d_wte"
 
 
+def test_texts_that_are_computed_one_by_one_pass(tmp_path, parts, monkeypatch):
+    monkeypatch.setattr("numgpt.verify.gradients.TOKENS", 1)
+    assert compared(tmp_path, parts).passed
+    parts["grads"]["wte.weight"] *= 2
+    assert compared(tmp_path, parts).rows[-1].name == "d_wte"
+
+
 def test_one_token_passes(tmp_path):
     assert compared(tmp_path, made(x=X[:1, :1], y=Y[:1, :1])).passed
 
 
 def test_weights_of_bfloat16_beside_a_state_of_those_before_rounding(tmp_path):
-    rounded = MODEL._replace(params=map_leaves(lambda _, w: to_bfloat16(w), MODEL.params))
-    report = compared(tmp_path, made(MODEL), rounded)
+    rounded = SMALL._replace(params=map_leaves(lambda _, w: to_bfloat16(w), SMALL.params))
+    parts = made(SMALL)
+    report = compared(tmp_path, parts, rounded)
     assert report.passed
     assert report.precision == "float32 and of the weights to bfloat16"
+    parts["loss"] *= 1.5
+    assert compared(tmp_path, parts, rounded).rows[-1].name == "loss"
     assert compared(tmp_path, made(rounded), rounded).precision == "float32"  # it was made of these
-    wrong = made(MODEL)
-    wrong["logits"] = wrong["logits"] * 1.2
-    assert not compared(tmp_path, wrong, rounded).passed
 
 
 def test_weights_of_float32_are_not_taken_for_rounded_ones(tmp_path):
-    nearly = MODEL._replace(params=map_leaves(lambda _, w: to_bfloat16(w) * np.float32(1 + 2**-20), MODEL.params))
-    assert not compared(tmp_path, made(MODEL), nearly).passed
+    nearly = SMALL._replace(params=map_leaves(lambda _, w: to_bfloat16(w) * np.float32(1 + 2**-20), SMALL.params))
+    report = compared(tmp_path, made(SMALL, x=X[:1, :3], y=Y[:1, :3]), nearly)
+    assert report.rows[-1].name == "logits"
+    assert not report.passed
 
 
 # ---- one number
@@ -141,11 +151,12 @@ def test_a_number_that_the_noise_of_other_tokens_would_hide_is_found(tmp_path, p
     assert last.times > 8
 
 
-def test_a_wrong_logit_is_found_in_its_text(tmp_path, parts):
+def test_a_wrong_logit_is_found_in_its_text(tmp_path):
+    parts = made(SMALL)
     parts["logits"][1, 4, 7] += 1
-    report = compared(tmp_path, parts)
+    report = compared(tmp_path, parts, SMALL)
     assert report.rows[-1].name == "logits"
-    assert report.left == len(names())
+    assert report.left == len(names(SMALL))
     assert "of 9 along the axis of positions 1 differ: 4" in report.pattern
     assert report.pattern[-1] == "this is text 1 of 2"
 
@@ -173,9 +184,10 @@ def test_padding_that_is_not_0_is_a_fault(tmp_path, parts, value):
 # ---- mistakes
 
 
-def test_a_mistake_of_the_forward_pass_is_called_by_its_name(tmp_path, parts):
-    parts["logits"] = np.stack([dump(ids, MODEL.params, MODEL.config, "erf", dtype=np.float32)["logits"] for ids in X])
-    report = compared(tmp_path, parts)
+def test_a_mistake_of_the_forward_pass_is_called_by_its_name(tmp_path):
+    parts = made(SMALL)
+    parts["logits"] = np.stack([dump(ids, SMALL.params, SMALL.config, "erf", dtype=np.float32)["logits"] for ids in X])
+    report = compared(tmp_path, parts, SMALL)
     assert report.rows[-1].name == "logits"
     assert report.causes[0].startswith("wrong activation: erf GELU instead of tanh GELU")
 
