@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import numgpt
+from numgpt.checkpoint.aliases import find_own
 from numgpt.checkpoint.memory import read_params
 from numgpt.checkpoint.names import match_params
 from numgpt.checkpoint.settings import config_from_json
@@ -45,7 +46,7 @@ def tree(dump, config, dtype, prefix="params/"):
     settings = config_from_json(config)
     stored = {key.removeprefix(prefix): x for key, x in dump.items() if key.startswith(prefix)}
     tensors = {key: LazyTensor("F32" if x.dtype == np.float32 else "F64", x.shape, x.copy) for key, x in stored.items()}
-    given, settings = match_params(tensors, settings, source="the dump")
+    given, settings = match_params(find_own(tensors, "the dump").tensors, settings, source="the dump")
     return read_params(given, settings, dtype), settings
 
 

@@ -47,7 +47,7 @@ import numpy as np
 from numgpt.checkpoint.contract import Opened
 from numgpt.checkpoint.files import brief, parse_json, place_of, printable, read_small, wrong
 from numgpt.checkpoint.formats import find_weights, look_at, named_weights
-from numgpt.checkpoint.names import FLOATS, PREFIXES, hub_name, match_params
+from numgpt.checkpoint.names import FLOATS, hub_name, match_params
 from numgpt.checkpoint.pytorch import is_mine as is_torchs
 from numgpt.checkpoint.pytorch import read_pytorch
 from numgpt.checkpoint.safetensors import is_mine as is_safetensors
@@ -61,6 +61,7 @@ PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")  # of traini
 PLAIN_SETTINGS = ("use_rslora", "loftq_config", "eva_config", "megatron_config", "runtime_config")
 OTHER_METHODS = ("alora_invocation_tokens", "target_parameters", "layer_replication")
 TASKS = (None, "CAUSAL_LM", "FEATURE_EXTRACTION")
+PREFIXES = re.compile(r"^((transformer|module|_orig_mod)\.)+")  # of the modules of its base
 TABLES = ("wte", "wpe", "lm_head")
 PARTS = re.compile(
     r"(?:base_model\.model\.)?(.+?)\.(lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B|"

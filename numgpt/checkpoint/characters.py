@@ -25,6 +25,7 @@ from numgpt.fast.tokenizer import AddedToken, Tokenizer
 from numgpt.tokenizer import check_text
 
 NAME = "meta.pkl"
+TABLES = ("stoi", "itos")
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -65,7 +66,7 @@ def read_characters(path: Path) -> Characters:
     with opened(path) as file:
         values = Unpickler(path, file, MAX_PICKLE).load()
     values = copy_plainly(path, values, partial(_no_tensor, path))
-    if not isinstance(values, dict) or not {"stoi", "itos"} & values.keys():
+    if not isinstance(values, dict) or not values.keys() & TABLES:
         raise wrong(
             path, f"the pickle builds {brief(values, 1)}, expected a dict with stoi and itos, as nanoGPT has it"
         )

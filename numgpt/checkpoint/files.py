@@ -197,12 +197,18 @@ def is_str_map(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
 
 
-def read_shards(path: Path, read: Callable[[Path], dict[str, LazyTensor]], ending: str) -> dict[str, LazyTensor]:
+def read_shards(
+    path: Path,
+    read: Callable[[Path], dict[str, LazyTensor]],
+    ending: str,
+    in_shard: Callable[[str], str] = str,
+) -> dict[str, LazyTensor]:
     """Open the tensors of all the shards that an index lists, whatever their format.
 
     path    the index: a JSON object whose "weight_map" maps the name of each tensor to the name of its shard
     read    opens one shard
     ending  of the names of shards, which lie in the same folder
+    in_shard  of a name in the map makes the one in the shard, where they are not the same
     Returns name -> LazyTensor, also of tensors that the map does not list.
     Raises CheckpointError if the index or a shard is wrong, and for a tensor that is missing or in two shards.
     """
@@ -229,7 +235,8 @@ def read_shards(path: Path, read: Callable[[Path], dict[str, LazyTensor]], endin
                 fault = f"is in {shard_of[name]} and in {shard}, expected in one of them"
                 raise wrong(place_of(path, name), fault, "download all shards again, into an empty folder")
             tensors[name], shard_of[name] = tensor, shard
-    if absent := [f"{printable(name)} in {shard}" for name, shard in weight_map.items() if shard_of.get(name) != shard]:
+    named = [(in_shard(name), shard) for name, shard in weight_map.items()]
+    if absent := [f"{printable(name)} in {shard}" for name, shard in named if shard_of.get(name) != shard]:
         raise wrong(
             path, f"tensors are missing, expected: {listing(absent)}", "download the index and its shards again"
         )

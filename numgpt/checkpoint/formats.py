@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from numgpt.checkpoint.contract import Glance, Opened
+from numgpt.checkpoint.files import listing
 from numgpt.checkpoint.settings import NOTHING, with_given
 from numgpt.errors import CheckpointError
 
@@ -25,17 +26,20 @@ class Format(NamedTuple):
     is_whole: bool = False  # it holds config and tokenizer too: what lies beside it does not count
 
 
+PYTORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json", "ckpt.pt")
 FORMATS = (  # a file is of the first that takes it; so are those of a folder that has several
     Format("safetensors", ("model.safetensors", "model.safetensors.index.json"), (".safetensors",)),
-    Format("pytorch", ("pytorch_model.bin", "pytorch_model.bin.index.json", "ckpt.pt"), (".bin", ".pt", ".pth")),
-    Format("tensorflow", ("checkpoint", "model.ckpt.index"), ()),
+    Format("pytorch", PYTORCH, (".bin", ".pt", ".pth", ".ckpt")),
+    Format("tensorflow", ("checkpoint", "model.ckpt.index"), (".index",)),
     Format("gguf", (), (".gguf",), is_whole=True),
     Format("llmc", (), (".bin",)),
+    Format("keras", ("tf_model.h5", "tf_model.h5.index.json"), (".h5",)),
 )
 LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")  # of a split file, which its first part stands for
-
-
-ADAPTER = "adapter_model."  # how the files of an adapter begin, which are no weights of a model
+STEP = re.compile(r"-(\d{1,12})\.index$", re.ASCII)  # of OpenAI's checkpoints, which lie beside one another
+NO_WEIGHTS = re.compile(  # an adapter's, a training's, and what else has the form of a file of weights
+    r"adapter_model\.|training_args\.bin|(optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)|meta\.pkl|.*\.(part|npy|npz|zip)"
+)
 
 
 def open_weights(path: Path, given: Mapping[str, Any] = NOTHING) -> Opened:
@@ -69,21 +73,20 @@ def module_of(format: Format) -> ModuleType:
 def find_weights(folder: Path) -> Path:
     """Return the file of a folder that holds the weights, or the index of several: safetensors first.
 
+    It is known by its name, else by its ending, else by what is in it.
     Raises CheckpointError where there is none, or where it is not clear which.
     """
     if named := named_weights(folder):
         return named
-    for ending in dict.fromkeys(ending for format in FORMATS for ending in format.endings):
-        found = sorted(
-            path
-            for path in folder.glob(f"*{ending}")
-            if not path.name.startswith(ADAPTER) and not LATER_PART.search(path.name) and not _is_beside(path)
-        )
-        if len(found) == 1:
-            return found[0]
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not NO_WEIGHTS.match(path.name))
+    files = [path for path in files if not _is_beside(path)]
+    for format in FORMATS:
+        found = [path for path in files if path.name.endswith(format.endings) and not LATER_PART.search(path.name)]
         if found:
-            listed = ", ".join(path.name for path in found)
-            raise CheckpointError(f"{folder}: found {listed}, expected one file of weights: give the path of one")
+            return _one_of(folder, found)
+    readers = [module_of(format) for format in FORMATS]
+    if found := [path for path in files if any(module.is_mine(look_at(path)) for module in readers)]:
+        return _one_of(folder, found)
     names = [name for format in FORMATS for name in format.names]
     expected = f"{', '.join(names[:-1])} or {names[-1]}"
     below = sorted({path.parent.name for name in names for path in folder.glob(f"*/{name}")})
@@ -93,6 +96,15 @@ def find_weights(folder: Path) -> Path:
             f"{folder}: no weights here, but in folders below: {', '.join(below[:5])}{more}: give the path of one"
         )
     raise CheckpointError(f"{folder}: no weights, expected one of {expected}: is the checkpoint complete?")
+
+
+def _one_of(folder: Path, found: list[Path]) -> Path:
+    """Return the only one, or of several steps of a training the last. Raises CheckpointError for several others."""
+    steps = {int(match[1]): path for path in found if (match := STEP.search(path.name))}
+    if len(found) == 1 or (steps and len(steps) == len(found)):
+        return steps[max(steps)] if steps else found[0]
+    listed = listing([path.name for path in found])
+    raise CheckpointError(f"{folder}: found {listed}, expected one file of weights: give the path of one")
 
 
 def _is_beside(path: Path) -> bool:

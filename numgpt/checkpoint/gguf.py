@@ -44,6 +44,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numgpt.checkpoint.aliases import join_qkv
 from numgpt.checkpoint.contract import Glance, Opened
 from numgpt.checkpoint.files import CHUNK, brief, check_kind, fill, listing, opened, place_of, version_of, wrong
 from numgpt.checkpoint.gguf_tokens import NORMAL, from_lists
@@ -68,6 +69,9 @@ NAMES = {  # of ours, in the Hub's spelling, without .weight and .bias
     "position_embd": "wpe",
     "blk.#.attn_norm": "h.#.ln_1",
     "blk.#.attn_qkv": "h.#.attn.c_attn",
+    "blk.#.attn_q": "h.#.attn.query",  # some converters write the rows of c_attn apart
+    "blk.#.attn_k": "h.#.attn.key",
+    "blk.#.attn_v": "h.#.attn.value",
     "blk.#.attn_output": "h.#.attn.c_proj",
     "blk.#.ffn_norm": "h.#.ln_2",
     "blk.#.ffn_up": "h.#.mlp.c_fc",
@@ -144,6 +148,7 @@ def open_weights(glance: Glance) -> Opened:
     if len(hub_tensors) < len(tensors):
         both = next(name for name in stored if _hub_name(name) != name and _hub_name(name) in stored)
         raise wrong(place_of(glance.path, both), "is there under the Hub's name too, expected it once", CONVERT)
+    hub_tensors = join_qkv(hub_tensors, axis=1)
     config = _config(glance.path, keys, hub_tensors)
     tokenizer = partial(_tokenizer, glance.path, keys)
     return Opened(glance.path, "gguf", tensors, hub_tensors, config, {}, None, tokenizer)

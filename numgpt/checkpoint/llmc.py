@@ -314,7 +314,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     if not 1 <= count <= MAX_TOKENS or not 0 <= end < count:
         what = f"{count:,} tokens, of which {end:,} is end-of-text, expected 1 to {MAX_TOKENS:,} and one of them"
         raise wrong(path, what)
-    if end == GPT2_END and sha256(raw[4 * HEADER :]).hexdigest() == GPT2_TOKENS:
+    if sha256(raw[4 * HEADER :]).hexdigest() == GPT2_TOKENS:
         return gpt2()
     pieces, at = [], 4 * HEADER
     for i in range(count):

@@ -51,7 +51,7 @@ def write_llmc(
     tokenizer = find_tokenizer(checkpoint)
     if isinstance(tokenizer, Unreadable):
         raise tokenizer.error
-    config = fit_tokenizer(config, tokenizer, source.parent)
+    fit_tokenizer(config, tokenizer, source.parent)
     _check_config(source, config, tokenizer)
     tokens = None if tokenizer is None else _tokens(source, tokenizer, config)
     if path.name == TOKENIZER_FILE:

@@ -31,7 +31,7 @@ import os
 import re
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
@@ -39,6 +39,8 @@ from typing import Any
 
 import numpy as np
 
+from numgpt.checkpoint.aliases import find_own, is_own_name
+from numgpt.checkpoint.characters import TABLES, characters_of
 from numgpt.checkpoint.contract import Glance, Opened
 from numgpt.checkpoint.files import (
     DAMAGED,
@@ -52,7 +54,6 @@ from numgpt.checkpoint.files import (
     version_of,
     wrong,
 )
-from numgpt.checkpoint.names import from_linear, is_linear
 from numgpt.checkpoint.pickles import MAX_PICKLE, SAVE_AGAIN, STATE_ALONE, Tensor, Unpickler, copy_plainly, shown
 from numgpt.checkpoint.settings import config_from_json, read_settings, says_heads
 from numgpt.checkpoint.tensors import DTYPES, LazyTensor
@@ -61,7 +62,8 @@ from numgpt.checkpoint.vocabulary import gpt2
 MAGIC, FORMAT = 0x1950A86A20F9469CFC6C, 1001
 MAX_DIRECTORY = 1 << 22  # bytes of the list of what is in a zip archive: 50,000 entries
 MAX_EXPANDED = 1 << 24  # numbers in a tensor that repeats those of a smaller storage
-WRAPPERS = ("state_dict", "model_state_dict", "model")  # Lightning, many scripts, nanoGPT
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # Lightning, many scripts, nanoGPT; any other will do, too
+OF_TRAINING = re.compile(r"optim|sched|scaler|grad|exp_avg|momentum")  # keys under which tensors are of no model
 CONFIGURATIONS = ("model_config", "config", "hparams", "hyper_parameters", "args", "cfg")  # beside a state dict
 NANOGPT_VOCABULARIES = (50257, 50304)  # GPT-2's; and the same padded to a multiple of 64
 
@@ -80,30 +82,39 @@ def open_weights(glance: Glance) -> Opened:
     """Open a file of torch.save, or the index of several, with config.json beside it or a configuration inside it.
 
     A file whose matrices are those of nn.Linear is nanoGPT's, or that of a program that grew out of it: where nothing
-    says otherwise, its activation is the exact GELU, and its tokenizer GPT-2's, if the vocabulary is as large and no
-    other lies beside it.
+    says otherwise, its activation is the exact GELU, and its tokenizer the characters in it, or GPT-2's, if the
+    vocabulary is as large and no other lies beside it.
     Source of nanoGPT's: train.py and model.py of karpathy/nanoGPT.
     """
-    path, left_out, said = glance.path, {}, None
+    path, said, characters = glance.path, None, None
+    left_out: dict[str, str] = {}
     if glance.start.lstrip()[:1] == b"{":
         tensors = read_pytorch_index(path)
     else:
         saved = read_object(path)
-        tensors, model_args = find_state_dict(saved, path)
-        said = find_settings(saved, model_args)
-        if tensors is not saved:
-            beside = [str(key) for key, value in saved.items() if value is not tensors and value is not said]
-            left_out = dict.fromkeys(beside, "beside the state dict")
-    hub_tensors, linear = from_linear(tensors), is_linear(tensors)
-    activation = "gelu" if linear or said is not None else "gelu_new"
+        keys, state = _find_state_dict(saved, path)
+        tensors, left_out = _tensors_of(state, path)
+        holder = saved
+        for key in keys:
+            said = find_settings(holder, holder.get("model_args")) or said
+            characters = _find_characters(holder) or characters
+            left_out |= {str(other): "beside the state dict" for other in holder if other != key}
+            holder = holder[key]
+    own = find_own(tensors, path)
+    activation = "gelu" if said is not None else own.activation
     if said is None:
-        config, settings = read_settings(path.parent, hub_tensors, glance.given, activation)
+        config, settings = read_settings(path.parent, own.tensors, glance.given, activation)
     else:
         source = f"{path}: the configuration in it"
-        config, settings = config_from_json(said, source, hub_tensors, glance.given, activation), {}
-    tokenizer = gpt2 if linear and config.n_vocab in NANOGPT_VOCABULARIES else lambda: None
-    kind = "nanogpt" if linear else "pytorch"
-    return Opened(path, kind, tensors, hub_tensors, config, settings, path.parent, tokenizer, left_out)
+        config, settings = config_from_json(said, source, own.tensors, glance.given, activation), {}
+    kind = "nanogpt" if own.is_linear else "pytorch"
+    left_out |= own.left_out
+    found = Opened(path, kind, tensors, own.tensors, config, settings, path.parent, left_out=left_out)
+    if characters is not None:
+        return found._replace(tokenizer=partial(characters_of, characters, path))
+    if own.is_linear and config.n_vocab in NANOGPT_VOCABULARIES:
+        return found._replace(tokenizer=gpt2)
+    return found
 
 
 def find_settings(saved: Any, model_args: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -146,35 +157,67 @@ def read_pytorch(path: str | os.PathLike[str]) -> dict[str, LazyTensor]:
 
 
 def find_state_dict(saved: Any, source: str | os.PathLike[str]) -> tuple[dict[str, LazyTensor], dict[str, Any] | None]:
-    """Find the state dict in a saved object: the object itself, or what it has under one of WRAPPERS.
+    """Find the state dict in a saved object: the object itself, or a dict in it under whatever key.
 
     saved   what read_object returns
     source  the name of the file, for messages
     Returns the state dict, and what lies beside it under "model_args": the sizes of a nanoGPT, else None.
-    Raises CheckpointError if there is none or more than one, or if anything in it is not a tensor.
+    Raises CheckpointError if there is none or more than one. What in it is no tensor is left out.
     Source: train.py of karpathy/nanoGPT; dump_checkpoint of Lightning.
 
     >>> wte = LazyTensor("F32", (99, 4), lambda: np.zeros((99, 4), np.float32))
-    >>> tensors, model_args = find_state_dict({"model": {"wte.weight": wte}, "model_args": {"n_head": 2}}, "ckpt.pt")
+    >>> tensors, model_args = find_state_dict({"net": {"wte.weight": wte}, "model_args": {"n_head": 2}}, "ckpt.pt")
     >>> list(tensors), model_args
     (['wte.weight'], {'n_head': 2})
     """
-    source = Path(source)
-    state, model_args = saved, None
-    if isinstance(saved, dict):
-        inner = [key for key in WRAPPERS if isinstance(saved.get(key), dict)]
-        if len(inner) > 1:
-            raise wrong(source, f"state dicts under {listing(inner)}, expected one of them", STATE_ALONE)
-        if inner:
-            state, model_args = saved[inner[0]], saved.get("model_args")
-    if not isinstance(state, dict) or not any(isinstance(value, LazyTensor) for value in state.values()):
-        expected = f"expected a dict of tensors, or one under {', '.join(WRAPPERS)}"
+    keys, state = _find_state_dict(saved, Path(source))
+    holder = saved
+    for key in keys[:-1]:
+        holder = holder[key]
+    model_args = holder.get("model_args") if keys else None
+    return _tensors_of(state, Path(source))[0], model_args if isinstance(model_args, dict) else None
+
+
+def _find_state_dict(saved: Any, source: Path) -> tuple[tuple[Any, ...], dict[Any, Any]]:
+    """Return the keys under which the state dict lies in a saved object, and the state dict."""
+    found = dict(_dicts_of_tensors(saved))
+    models = [keys for keys, state in found.items() if any(map(is_own_name, state))]
+    if not models:  # of names that nobody knows: what is wrong with them is said later
+        usual = [keys for keys in found if keys and keys[-1] in WRAPPERS]
+        models = usual or [()] * (() in found) or list(found)
+    if len(models) > 1:
+        under = listing([printable(".".join(map(str, keys))) or "the top" for keys in models])
+        raise wrong(source, f"state dicts under {under}, expected one of them", STATE_ALONE)
+    if not models:
+        expected = "expected a dict of tensors, or one in it"
         raise wrong(source, f"holds {shown(saved)}, {expected}", "if a state dict is in it, save that alone")
+    return models[0], found[models[0]]
+
+
+def _dicts_of_tensors(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], dict[Any, Any]]]:
+    """Yield the dicts in an object that hold tensors, each with the keys that lead to it, but for an optimizer's."""
+    if isinstance(value, dict):
+        if any(isinstance(each, LazyTensor) for each in value.values()):
+            yield keys, value
+        for key, each in value.items():
+            if not OF_TRAINING.search(str(key)):
+                yield from _dicts_of_tensors(each, (*keys, key))
+
+
+def _tensors_of(state: dict[Any, Any], source: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """Return the tensors of a state dict, and what else is in it -> why it is left out."""
     for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, LazyTensor):
+        if not isinstance(name, str) and isinstance(value, LazyTensor):
             fault = f"the state dict has {shown(value)} under {shown(name)}, expected tensors under names"
             raise wrong(source, fault, "save the state dict without it")
-    return state, model_args if isinstance(model_args, dict) else None
+    tensors = {name: value for name, value in state.items() if isinstance(value, LazyTensor)}
+    return tensors, {str(name): "no tensor" for name in state if name not in tensors}
+
+
+def _find_characters(holder: dict[Any, Any]) -> dict[str, Any] | None:
+    """Find the tables of the characters that a model knows, beside its state dict or in a dict there."""
+    nearby = [holder, *(value for value in holder.values() if isinstance(value, dict))]
+    return next((each for each in nearby if any(isinstance(each.get(key), dict | list) for key in TABLES)), None)
 
 
 def read_pytorch_index(path: str | os.PathLike[str]) -> dict[str, LazyTensor]:

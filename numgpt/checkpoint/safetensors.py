@@ -38,6 +38,7 @@ from typing import Any
 
 import numpy as np
 
+from numgpt.checkpoint.aliases import find_own
 from numgpt.checkpoint.contract import Glance, Opened
 from numgpt.checkpoint.disk import written_whole
 from numgpt.checkpoint.files import (
@@ -55,7 +56,6 @@ from numgpt.checkpoint.files import (
     version_of,
     wrong,
 )
-from numgpt.checkpoint.names import from_linear, is_linear
 from numgpt.checkpoint.settings import read_settings
 from numgpt.checkpoint.tensors import DTYPES, LazyTensor
 
@@ -69,10 +69,9 @@ def open_weights(glance: Glance) -> Opened:
     """Open a file of safetensors, or the index of several, with config.json beside it."""
     path, is_json = glance.path, glance.start.lstrip()[:1] == b"{"
     tensors = read_index(path) if is_json and not _begins_with_header(glance) else read_safetensors(path)
-    hub_tensors = from_linear(tensors)
-    activation = "gelu" if is_linear(tensors) else "gelu_new"  # as in pytorch.py
-    settings = read_settings(path.parent, hub_tensors, glance.given, activation)
-    return Opened(path, "safetensors", tensors, hub_tensors, *settings, path.parent)
+    own = find_own(tensors, path)
+    config, settings = read_settings(path.parent, own.tensors, glance.given, own.activation)
+    return Opened(path, "safetensors", tensors, own.tensors, config, settings, path.parent, left_out=own.left_out)
 
 
 def _begins_with_header(glance: Glance) -> bool:

@@ -58,6 +58,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numgpt.checkpoint.aliases import find_own
 from numgpt.checkpoint.contract import Glance, Opened
 from numgpt.checkpoint.crc32c import crc32c, mask
 from numgpt.checkpoint.files import (
@@ -73,7 +74,6 @@ from numgpt.checkpoint.files import (
     version_of,
     wrong,
 )
-from numgpt.checkpoint.names import from_openai
 from numgpt.checkpoint.settings import read_settings
 from numgpt.checkpoint.tensors import DTYPES, LazyTensor
 
@@ -83,6 +83,7 @@ DATA_TYPES = {  # TensorFlow's numbers, and how safetensors names the same dtype
 }  # fmt: skip
 REFUSED_TYPES = {0: "missing", 7: "STRING", 8: "COMPLEX64", 18: "COMPLEX128", 20: "RESOURCE", 21: "VARIANT"}
 MAGIC = bytes.fromhex("57fb808b247547db")
+SUFFIX = r"(\.(index|data-\d{5}-of-\d{5}))?\Z"  # of the files that share a prefix
 FOOTER = 48  # bytes
 TRAILER = 5  # bytes after the contents of a block
 VERSION = 1  # of the format, as we know it
@@ -115,13 +116,18 @@ def is_mine(glance: Glance) -> bool:
 
 
 def open_weights(glance: Glance) -> Opened:
-    """Open a checkpoint of OpenAI's release, with hparams.json beside it."""
+    """Open a checkpoint of OpenAI's release, with hparams.json beside it. Other steps in the folder are left out."""
     path = index_named_by(glance.path) if glance.path.name == "checkpoint" else glance.path
     tensors = read_tensorflow(path)
-    hub_tensors = from_openai(tensors)
-    config, settings = read_settings(path.parent, hub_tensors, glance.given)
+    own = find_own(tensors, path)
+    config, settings = read_settings(path.parent, own.tensors, glance.given)
+    index = path.with_name(re.sub(SUFFIX, ".index", path.name, count=1))
+    others = sorted(each.name for each in path.parent.glob("*.index") if each.name != index.name)
+    left_out = {**own.left_out, **dict.fromkeys(others, "another checkpoint in the folder")}
     check = partial(check_tensors, path)
-    return Opened(path, "tensorflow", tensors, hub_tensors, config, settings, path.parent, check=check)
+    return Opened(
+        path, "tensorflow", tensors, own.tensors, config, settings, path.parent, left_out=left_out, check=check
+    )
 
 
 def read_tensorflow(path: str | os.PathLike[str]) -> dict[str, LazyTensor]:
@@ -195,7 +201,7 @@ def index_named_by(path: Path) -> Path:
 
 def _open(path: str | os.PathLike[str]) -> list[tuple[_Entry, Path, tuple[int, int]]]:
     """Read and check the index, and look at the shards: a list of each tensor, its shard and its shard's version."""
-    prefix = re.sub(r"\.(index|data-\d{5}-of-\d{5})\Z", "", str(Path(path)))
+    prefix = re.sub(SUFFIX, "", str(Path(path)), count=1)
     index = Path(f"{prefix}.index")
     with opened(index) as file:
         size = version_of(file)[0]

@@ -38,6 +38,7 @@ def inspect(args: argparse.Namespace) -> None:
     """numgpt inspect: show what a checkpoint holds, and whether it is sound."""
     import numpy as np
 
+    from numgpt.checkpoint.files import printable
     from numgpt.checkpoint.names import Misfit, match_params
     from numgpt.checkpoint.quants import stored_bytes
     from numgpt.params import count_params
@@ -59,11 +60,13 @@ def inspect(args: argparse.Namespace) -> None:
     cache = 2 * config.n_layer * config.n_ctx * config.n_embd
     summary: dict[str, Any] = {
         "weights": str(checkpoint.weights),
+        "format": checkpoint.kind,
         "config": {key: value for key, value in config._asdict().items() if key != "n_tokens"},
         "parameters": parameters,
         "float32_bytes": 4 * parameters,
         "cache_bytes": 4 * cache,
         "merged": dict(checkpoint.merged),
+        "left_out": dict(checkpoint.left_out),
         "tensors": tensors,
         "non_finite": sum(row["non_finite"] for row in tensors),
         "faults": misfit.faults if isinstance(misfit, Misfit) else {},
@@ -71,7 +74,7 @@ def inspect(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(summary))
     else:
-        print(checkpoint.weights, end="\n\n")
+        print(f"{checkpoint.weights} ({checkpoint.kind})", end="\n\n")
         for key, value in summary["config"].items():
             print(f"  {key:<32} {value}")
         print(f"\n  {'tensor':<40} {'dtype':<6} {'size':>8}  shape")
@@ -83,6 +86,12 @@ def inspect(args: argparse.Namespace) -> None:
             print(f"\n  {checkpoint.kind}, merged:")
             for name, how in checkpoint.merged.items():
                 print(f"  {name:<40} {how}")
+        if checkpoint.left_out:
+            print("\n  left out:")
+        for why in dict.fromkeys(checkpoint.left_out.values()):
+            names = [printable(name) for name, each in checkpoint.left_out.items() if each == why]
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            print(f"  {', '.join(names[:3])}{more}: {why}")
         print(f"\n  {parameters:,} parameters: {format_bytes(4 * parameters)} in memory as float32")
         print(f"  {format_bytes(4 * cache)} more for the keys and values of a full context")
         print(f"  {summary['non_finite']} values that are not finite")

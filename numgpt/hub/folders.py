@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from numgpt.checkpoint.adapters import adapter_weights
-from numgpt.checkpoint.formats import find_weights
+from numgpt.checkpoint.formats import LATER_PART, find_weights
 from numgpt.errors import CheckpointError, DownloadError
 from numgpt.hub.registry import KNOWN, choose_files, is_name, parse_name
 
@@ -65,8 +65,10 @@ def list_names() -> list[str]:
     ['storyteller', 'gpt2']
     """
     folder = weights_folder()
-    found = [*folder.glob("*/config.json"), *folder.glob("*/*/config.json")]  # name, or owner/name
-    others = sorted(f.parent.relative_to(folder).as_posix() for f in found)
+    found = [path.parent for path in (*folder.glob("*/config.json"), *folder.glob("*/*/config.json"))]  # owner/name
+    alone = [path for path in (*folder.glob("*.gguf"), *folder.glob("*/*.gguf")) if path.parent not in found]
+    alone = [path for path in alone if not LATER_PART.search(path.name)]  # files that need nothing beside them
+    others = sorted(path.relative_to(folder).as_posix() for path in (*found, *alone))
     return [*KNOWN, *(name for name in others if name not in KNOWN)]
 
 

@@ -133,5 +133,5 @@ def meant(name: str) -> str:
     >>> meant("gpt-2"), meant("my/own")
     (': did you mean gpt2?', '')
     """
-    near = get_close_matches(name.lower(), list_names(), n=1, cutoff=0.8)
+    near = get_close_matches(name.lower(), [other for other in list_names() if other != name], n=1, cutoff=0.8)
     return f": did you mean {near[0]}?" if near else ""

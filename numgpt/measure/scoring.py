@@ -14,7 +14,7 @@ from numgpt import fast
 from numgpt.cache import KVCache
 from numgpt.checks import check_ids, check_option, is_integer
 from numgpt.errors import CheckpointError, OptionError, TokenError
-from numgpt.model import Ids, Model
+from numgpt.model import Ids, Model, tokenizer_of
 from numgpt.tokenizer import Tokenizer
 
 Forward = Callable[..., np.ndarray]
@@ -103,9 +103,9 @@ def score(
     given    what stands before the text and is not scored: str, or ids; see `continuation_ids`
     forward  the function that computes the logits: fast.forward or one of the same signature
     Returns a Score. Log-probabilities are computed in float64 from the logits, over all V of them.
-    Raises TokenError for a text too short to score or ids outside the vocabulary, OptionError for an option out of its
-    range and for `bos` with a model that has no end-of-text id, CheckpointError for text without a tokenizer and for
-    logits that are not finite.
+    Raises TokenError for a text too short to score, ids outside the vocabulary, and text without a tokenizer;
+    OptionError for an option out of its range and for `bos` with a model that has no end-of-text id; CheckpointError
+    for logits that are not finite.
     Notes: each window scores what no earlier one has, so a token sees at least context - stride others (less at the
     beginning of the text). The first token of a window has nothing before it there and is not scored by it: that is the
     first of the text, and with stride = context the first of each window. Windows share no work: a token that moves to
@@ -133,10 +133,10 @@ def score(
     before: Ids
     ids: Ids
     if isinstance(text, str) and isinstance(given, str):
-        before, ids = continuation_ids(require_tokenizer(model), given, text)
+        before, ids = continuation_ids(tokenizer_of(model), given, text)
     else:
-        before = require_tokenizer(model).encode_part(given) if isinstance(given, str) and given else given or []
-        ids = require_tokenizer(model).encode(text) if isinstance(text, str) else text
+        before = tokenizer_of(model).encode_part(given) if isinstance(given, str) and given else given or []
+        ids = tokenizer_of(model).encode(text) if isinstance(text, str) else text
     if bos:
         before = [*([] if config.start_id is None else [config.start_id]), *before]
     if hasattr(ids, "__len__") and len(ids) < 2 - bool(len(before)):
@@ -264,13 +264,6 @@ def perplexity(nats: float, count: float) -> float:
     return math.exp(nats / count) if nats / count < 700 else math.inf
 
 
-def require_tokenizer(model: Model) -> Tokenizer:
-    """Return the tokenizer of a model. Raises CheckpointError where it has none: what is scored may be ids too."""
-    if model.tokenizer is None:
-        raise CheckpointError("this model has no tokenizer, which text needs: give ids, or put its files beside it")
-    return model.tokenizer
-
-
 class LastWords(NamedTuple):
     """How well a model completes texts by their last word."""
 
@@ -295,7 +288,7 @@ def score_last_words(model: Model, lines: Iterable[str | bytes], *, forward: For
     lines  of JSON, {"text": ...}; the last word is what follows the last white space. Empty lines are passed over
     Returns a LastWords. A word is correct where each of its tokens is the likeliest after those before it, so that
     greedy decoding would begin with them. Of a text longer than the context, the last n_ctx tokens count.
-    Raises TokenError that names the line that is not such a text, CheckpointError without a tokenizer.
+    Raises TokenError that names the line that is not such a text, and without a tokenizer.
     Notes: there is no stop-word filter. The GPT-2 paper, for the accuracies of its table 3, did not let the model
     answer with stop words, which seldom end these texts, and is said to have compared the last token alone, not the
     whole word. So expect lower figures here.
@@ -327,7 +320,7 @@ def cut_last_word(model: Model, line: str | bytes) -> tuple[list[int], int]:
         before = text[: -len(text.split()[-1])].rstrip()
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise TokenError(f'{line!r:.60} is not of the form {{"text": "two or more words"}}') from None
-    encode = require_tokenizer(model).encode
+    encode = tokenizer_of(model).encode
     ids, start = encode(text), len(encode(before))
     kept = ids[-model.config.n_ctx :]
     first = start - (len(ids) - len(kept))

@@ -98,6 +98,7 @@ def tokenizer_folder(name: str | None) -> Path | None:
 
 
 def busy(folder: Path) -> OptionError:
+    """Return the error to raise where another process has the lock of a run."""
     return OptionError(f"{folder}: another process is at this run: wait for it, or end it")
 
 

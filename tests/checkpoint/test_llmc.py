@@ -15,7 +15,7 @@ from support.llmcs import write
 from support.readers import fault, fuzz, refusal
 
 import numgpt
-from numgpt.checkpoint import disk
+from numgpt.checkpoint import disk, llmc_export
 from numgpt.checkpoint.export import convert
 from numgpt.checkpoint.formats import find_weights, look_at
 from numgpt.checkpoint.llmc import open_weights, read_tokenizer, round_to_bf16
@@ -32,6 +32,7 @@ MODEL = hub_tensors(n_inner=24)
 SETTINGS = {**CONFIG, "n_inner": None}
 WITH_TOKENS = {**SETTINGS, "vocab_size": TOKENS + 2, "eos_token_id": 257, "bos_token_id": 257}
 LETTERS = [bytes([byte]) for byte in range(256)] + [b"hi", b"<|endoftext|>"]
+TOKENIZER = llmcs.tokenizer(LETTERS[:11], 10)
 
 
 @pytest.fixture
@@ -103,19 +104,22 @@ def test_float64_and_what_the_caller_says_count(tmp_path):
 
 
 def test_in_a_folder_the_other_files_of_llm_c_are_no_models(tmp_path):
-    write(tmp_path / "gpt2_124M.bin", llmcs.model(MODEL))
+    folder = tmp_path / "llm.c"
+    folder.mkdir()
+    write(folder / "gpt2_124M.bin", llmcs.model(MODEL))
     for name, raw in {
         "gpt2_tokenizer.bin": llmcs.tokenizer(LETTERS[:11], 10),
         "gpt2_124M_debug_state.bin": llmcs.header(20240327, 2),
         "state_00000100_00000.bin": llmcs.header(20240527, 1),
         "tiny_shakespeare_val.bin": llmcs.tokens([1, 2]),
     }.items():
-        write(tmp_path / name, raw)
-    assert find_weights(tmp_path).name == "gpt2_124M.bin"
-    write(tmp_path / "gpt2_124M_bf16.bin", llmcs.model(MODEL, version=5))
-    assert "found gpt2_124M.bin, gpt2_124M_bf16.bin, expected one" in refusal(tmp_path, numgpt.load)
-    target = convert(tmp_path / "gpt2_124M.bin", tmp_path / "hub" / "folder")
-    assert sorted(file.name for file in target.iterdir()) == ["config.json", "model.safetensors"]
+        write(folder / name, raw)
+    assert find_weights(folder).name == "gpt2_124M.bin"
+    names = {file.name for file in convert(folder, tmp_path / "hub").iterdir()}
+    assert {"model.safetensors", "gpt2_tokenizer.bin"} < names
+    assert "gpt2_124M.bin" not in names
+    write(folder / "gpt2_124M_bf16.bin", llmcs.model(MODEL, version=5))
+    assert "found gpt2_124M.bin, gpt2_124M_bf16.bin, expected one" in refusal(folder, numgpt.load)
 
 
 # ---- the tokenizer
@@ -125,6 +129,9 @@ def test_without_a_file_gpt2s_vocabulary_has_its_tokenizer_and_any_other_none(tm
     path = write(tmp_path / "m.bin", llmcs.model(hub_tensors(vocab_size=50257, n_inner=24)))
     assert numgpt.load(path).tokenizer.encode("Hello world") == [15496, 995]
     assert (numgpt.load(path).config.eos_token_id, numgpt.load(path).config.n_tokens) == (50256, 50257)
+    write(tmp_path / "gpt2_tokenizer.bin", TOKENIZER)
+    assert numgpt.load(path).config[-4:] == (10, 11, None, ())  # what ends a text, begins it too
+    (tmp_path / "gpt2_tokenizer.bin").unlink()
     small = numgpt.load(write(tmp_path / "m.bin", llmcs.model(MODEL)))
     assert (small.tokenizer, small.config.eos_token_id, small.config.n_tokens) == (None, None, None)
 
@@ -159,15 +166,19 @@ def test_other_tokens_decode_only(tmp_path, capsys):
     assert "no pieces of bytes to merge" in refusal(path, lambda x: convert(x, tmp_path / "m.gguf"))
 
 
+def test_a_tokenizer_of_another_model_is_told(tmp_path):
+    write(tmp_path / "gpt2_tokenizer.bin", llmcs.tokenizer(LETTERS[:12], 10))
+    model = numgpt.load(write(tmp_path / "m.bin", llmcs.model(MODEL)))
+    with pytest.raises(CheckpointError, match="the tokenizer has 12 tokens, but the embedding 11 rows"):
+        model.tokenizer.decode([1])
+
+
 def test_files_of_a_vocabulary_beside_it_come_first(tmp_path):
     write_tokenizer(tmp_path)
     write(tmp_path / "gpt2_tokenizer.bin", llmcs.tokenizer(LETTERS, 257))
     path = write(tmp_path / "m.bin", llmcs.model(hub_tensors(vocab_size=TOKENS, n_inner=24)))
     assert numgpt.load(path).tokenizer.encode("hi") == [256]
     assert numgpt.load(path).config.eos_token_id == 257
-
-
-TOKENIZER = llmcs.tokenizer(LETTERS[:11], 10)
 
 
 @pytest.mark.parametrize(
@@ -454,6 +465,15 @@ def test_a_token_has_at_most_255_bytes(source, tmp_path, length):
         assert "token 258 of its tokenizer has 256 bytes, expected 1 to 255" in said
 
 
+def test_a_token_without_a_row_is_left_out_and_too_many_are_refused(source, tmp_path, monkeypatch):
+    write_json(source / "added_tokens.json", {"<pad>": TOKENS + 9})
+    convert(source, tmp_path / "m.bin", to="llm.c")
+    assert len(read_tokenizer(tmp_path / "gpt2_tokenizer.bin")) == TOKENS + 2
+    monkeypatch.setattr(llmc_export, "MAX_TOKENS", TOKENS)
+    said = refusal(source, lambda path: convert(path, tmp_path / "n.bin", to="llm.c"))
+    assert "260 tokens, expected at most 258" in said
+
+
 def test_a_number_that_is_too_large_leaves_nothing(source, tmp_path):
     tensors = hub_tensors(vocab_size=TOKENS + 2, n_inner=24)
     tensors["h.1.mlp.c_proj.bias"][0] = 3.4e38
@@ -463,9 +483,12 @@ def test_a_number_that_is_too_large_leaves_nothing(source, tmp_path):
     assert not list(tmp_path.glob("*.bin*"))
 
 
-def test_a_damaged_tokenizer_stops_it(source, tmp_path):
+def test_a_tokenizer_that_is_damaged_or_of_another_model_stops_it(source, plain, tmp_path):
     (source / "vocab.json").write_text("{")
     assert "vocab.json: not JSON" in refusal(source, lambda path: convert(path, tmp_path / "m.bin", to="llm.c"))
+    write_tokenizer(plain)
+    said = refusal(plain, lambda path: convert(path, tmp_path / "m.bin", to="llm.c"))
+    assert "the tokenizer has 257 tokens, but the embedding 11 rows" in said
 
 
 def test_what_is_there_stays(source, plain, tmp_path):

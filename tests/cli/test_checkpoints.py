@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from support.checkpoints import TOKENS, hub_tensors, masks
 from support.cli import call, fails, tiny
 
 from numgpt.hub import folders
@@ -101,3 +102,16 @@ def test_without_a_home_folder_the_bundled_model_runs_and_the_rest_says_what_to_
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert call(capsys, *STORY)[0] == 0
     assert "you have no home folder here: set NUMGPT_WEIGHTS" in fails(capsys, "models")
+
+
+def test_inspect_names_what_was_left_out_and_why(capsys, tmp_path):
+    heads = {f"{name}.weight": np.zeros((2, 6), np.float32) for name in ("score", "v_head.0", "value_head", "a_head")}
+    path = tiny(tmp_path / "m", tensors=hub_tensors(TOKENS) | masks() | heads)
+    code, out, err = call(capsys, "inspect", "-m", path)
+    assert (code, err) == (0, "")
+    assert "model.safetensors (safetensors)" in out
+    assert "left out:\n  h.0.attn.bias, h.1.attn.bias: a causal mask" in out
+    assert "and 1 more: a head that is not the language model's" in out
+    told = json.loads(call(capsys, "inspect", "-m", path, "--json")[1])
+    assert told["format"] == "safetensors"
+    assert told["left_out"].keys() == heads.keys() | masks().keys()

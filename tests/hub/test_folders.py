@@ -67,6 +67,10 @@ def test_names_are_the_known_ones_and_then_those_that_are_there(tmp_path):
     known = ["storyteller", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2"]
     known += ["dialogpt-small", "dialogpt-medium", "dialogpt-large", "124M", "355M", "774M", "1558M"]
     assert list_names() == [*known, "owner/a", "owner/b", "zebra"]
+    for name in "b.gguf", "split-00001-of-00002.gguf", "split-00002-of-00002.gguf", "zebra/in.gguf", "empty/a.gguf":
+        (tmp_path / "weights" / name).write_bytes(b"")
+    alone = ["b.gguf", "empty/a.gguf", "owner/a", "owner/b", "split-00001-of-00002.gguf", "zebra"]
+    assert list_names() == [*known, *alone]
 
 
 def test_names_are_the_known_ones_where_there_is_no_folder(tmp_path, monkeypatch):

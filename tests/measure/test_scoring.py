@@ -261,7 +261,7 @@ def test_with_bos_one_token_is_enough_and_none_is_not():
 def test_ids_and_models_that_can_not_be_scored_are_refused():
     with pytest.raises(TokenError, match=r"ids\[1\] is 31, expected 0 to 30"):
         score(MODEL, [1, 31])
-    with pytest.raises(CheckpointError, match="no tokenizer, which text needs: give ids"):
+    with pytest.raises(TokenError, match="no tokenizer, which text needs"):
         score(MODEL, "some text")
     with pytest.raises(OptionError, match="no end-of-text id to put before the text: leave it out"):
         score(BYTES, "ab", bos=True)

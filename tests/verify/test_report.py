@@ -34,6 +34,7 @@ def test_the_reference_dumps_of_transformers_pass():
     """Each is held to the model that lies in the same file."""
     from test_reference import DUMPS, read
 
+    from numgpt.checkpoint.aliases import find_own
     from numgpt.checkpoint.memory import read_params
     from numgpt.checkpoint.names import match_params
     from numgpt.checkpoint.settings import config_from_json
@@ -43,7 +44,7 @@ def test_the_reference_dumps_of_transformers_pass():
         arrays, config = read(name)
         stored = {key.removeprefix("params/"): x for key, x in arrays.items() if key.startswith("params/")}
         tensors = {key: LazyTensor("F32", x.shape, x.copy) for key, x in stored.items()}
-        given, fitted = match_params(tensors, config_from_json(config), source="the dump")
+        given, fitted = match_params(find_own(tensors, "the dump").tensors, config_from_json(config), source="the dump")
         model = Model(fitted, read_params(given, fitted), None)
         for dtype in "float32", "float64":
             tensors = {key.removeprefix(f"{dtype}/"): x for key, x in arrays.items() if key.startswith(f"{dtype}/")}
