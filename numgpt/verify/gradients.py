@@ -195,7 +195,7 @@ def _compare(state: State, model: Model) -> Report:
     precision = precision_of(state.tensors["logits"].read())
     truth = outcome(x, y, params, config)
     noise = measured(truth, outcome(x, y, converted(model.params, np.float32), config))
-    held = Comparison(state, truth, noise, PRECISION[precision])
+    held = StateComparison(state, truth, noise, PRECISION[precision])
     held = held.widened(lambda seed: outcome(x, y, params, config, rounding(seed)))
     if not held.rows[0].passed and all(precision_of(w) == "bfloat16" or not w.any() for _, w in leaves(params)):
         wider = held.widened(lambda seed: outcome(x, y, as_before_bfloat16(params, seed), config))
@@ -206,7 +206,7 @@ def _compare(state: State, model: Model) -> Report:
     return Report(held.rows[:end], len(held.rows) - end, precision, {}, causes, pattern)
 
 
-class Comparison:
+class StateComparison:
     """A debug state, what ours is, and the noise of each tensor."""
 
     def __init__(self, state: State, truth: Outcome, noise: Noise, scale: float) -> None:
@@ -215,14 +215,14 @@ class Comparison:
         if (padding := self.padding()) is not None:
             self.rows.append(padding)
 
-    def widened(self, make: Callable[[int], Outcome]) -> "Comparison":
+    def widened(self, make: Callable[[int], Outcome]) -> "StateComparison":
         """Return the comparison with the noise of more passes, by seed, as many as it takes to be sure."""
         held = self
         for seed in range(ROUNDINGS):
             over = [row.times for row in held.rows if not row.passed and row.name != PADDING]
             if not over or (seed > 1 and over[0] > LUCK * WIDEN):
                 break
-            held = Comparison(self.state, self.truth, measured(self.truth, make(seed), held.noise), self.scale)
+            held = StateComparison(self.state, self.truth, measured(self.truth, make(seed), held.noise), self.scale)
         return held
 
     def theirs(self, name: str) -> np.ndarray:
@@ -310,7 +310,7 @@ def distance(theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:
 # --- what may have happened
 
 
-def mistakes(name: str, ours: np.ndarray, held: Comparison) -> Iterator[tuple[str, np.ndarray]]:
+def mistakes(name: str, ours: np.ndarray, held: StateComparison) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the usual mistakes with what each of them would make of ours."""
     B, S = held.state.x.shape
     if name != "logits":
