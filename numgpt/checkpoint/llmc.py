@@ -57,7 +57,7 @@ HEADER = 256  # int32
 MODEL, DEBUG_STATE, TOKENIZER, TOKENS = 20240326, 20240327, 20240328, 20240520  # the first of a header
 KINDS = {  # of llm.c's files: what each is, and what to do with it where another is wanted
     MODEL: ("model", "give it as a model, by -m"),
-    DEBUG_STATE: ("debug state, inputs with their logits and gradients", "give the model, such as gpt2_124M.bin"),
+    DEBUG_STATE: ("debug state", "give the model itself; a state is for numgpt verify"),
     TOKENIZER: ("tokenizer", "give the model beside it"),
     TOKENS: ("file of tokens", "give it to numgpt train or numgpt score --file"),
     20240522: ("multiple-choice data", "give another file"),

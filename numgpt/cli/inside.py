@@ -32,7 +32,8 @@ EXAMPLES = """examples:
   numgpt trace "Once upon a" --names h.5.attn.weights    who looks at whom
   numgpt trace "Once upon a time" --names attn.weights "h.3.mlp.*" logits --at -1
   numgpt trace "Once upon a time" -o trace.safetensors --dtype float64
-  numgpt trace --ids 46,1198,2402 -o trace.npz"""
+  numgpt trace --ids 46,1198,2402 -o trace.npz
+  numgpt trace "Once upon a time" -m gpt2 --to llm.c -o gpt2_124M_debug_state.bin    with the gradients"""
 
 FIGURES = ("min", "max", "mean", "std")  # of each tensor
 SHORT = 16  # tokens of a text whose weights are shown as rows
@@ -47,13 +48,21 @@ def trace(args: argparse.Namespace) -> None:
     take_text_out_of_names(args)
     if args.ids is not None and args.text is not None:
         args.error("give a text or --ids, not both")
-    if args.output is not None:
+    if args.to is not None:
+        if args.output is None:
+            args.error("--to llm.c goes with -o FILE")
+        if args.names is not None or args.ablate or args.dtype is not None:
+            args.error("--to llm.c writes its own tensors: it goes without --names, --ablate and --dtype")
+    elif args.output is not None:
         check_suffix(Path(args.output))
     text = given_text(args, args.text) if args.ids is None else None
     if text is None and args.ids is None:
         args.error("give a text or --ids, or pipe a text in")
     model = load_model(args)
     ids = parse_ids(args.ids) if text is None else encode(args, model, text)
+    if args.to is not None:
+        write_debug_state(args, model, ids)
+        return
     tensors = collect(ids, model, names=args.names, replace=ablations(args.ablate, model.config))
     rows = summarise(tensors)
     if args.output is not None:
@@ -80,6 +89,17 @@ def trace(args: argparse.Namespace) -> None:
             print(f"  {row['name']:<18} {' x '.join(map(str, row['shape'])):<16} {figures}{flaw}")
         if args.names is not None:
             show_what_was_asked(args, model, ids, tensors)
+
+
+def write_debug_state(args: argparse.Namespace, model: Model, ids: list[int]) -> None:
+    """Write what llm.c compares itself with: logits, loss and gradients."""
+    from numgpt.verify.gradients import write_trace_of_gradients
+
+    loss = write_trace_of_gradients(Path(args.output), ids, model)
+    if args.json:
+        print(json.dumps({"model": str(args.model), "output": args.output, "ids": ids, "loss": loss}))
+    else:
+        note(args, f"logits, loss {loss:.4f} and gradients of {len(ids) - 1} positions in {args.output}")
 
 
 def take_text_out_of_names(args: argparse.Namespace) -> None:
@@ -143,6 +163,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--ids", metavar="IDS", help="ids instead of a text: numbers with commas between")
     add("-o", "--output", metavar="FILE", help="write the tensors to FILE.safetensors or FILE.npz")
+    about_to = "write llm.c's debug state instead: logits, loss and gradients, each id foretold from those before it"
+    add("--to", choices=["llm.c"], help=about_to)
     add("--names", nargs="+", metavar="NAME", help='which: h.3.attn.z, "h.*.attn.z", or attn.z for all layers')
     add("--at", type=int, metavar="POSITION", help="of logits and attn.weights show this one, -1 for the last")
     add("--top", type=int, default=5, metavar="N", help="of logits show the N likeliest tokens (default: 5)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numgpt.cli.terminal import Command, encode, load_model, needed_text, parse_ids
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   numgpt verify dump.npz -m path/to/gpt2                 where another implementation parts from ours, and why
   numgpt verify logits.safetensors -m gpt2 --ids 15496,995
+  numgpt verify gpt2_124M_debug_state.bin -m gpt2_124M.bin     of llm.c: logits, loss and gradients
   numgpt verify --published -m gpt2
   numgpt verify --published -m 124M --json
   numgpt verify --published -m path/to/folder --as distilgpt2"""
@@ -41,14 +43,22 @@ def verify_dump(args: argparse.Namespace) -> None:
     """numgpt verify DUMP: show where another implementation first parts from this one, and why."""
     from numgpt.checks import finite
     from numgpt.verify.dump import read_dump
+    from numgpt.verify.gradients import compare_state
+    from numgpt.verify.llmc_state import is_llmc, read_state
     from numgpt.verify.report import compare
 
-    dump = read_dump(args.dump)
-    model = load_model(args)
-    ids = None if args.ids is None else parse_ids(args.ids)
-    if args.text is not None:
-        ids = encode(args, model, needed_text(args, args.text))
-    report = compare(dump, model, ids)
+    if is_llmc(Path(args.dump)):
+        if args.text is not None or args.ids is not None:
+            args.error("--text and --ids are of a dump that lacks its ids, and a debug state has them")
+        model = load_model(args)
+        report = compare_state(read_state(Path(args.dump), model.config), model)
+    else:
+        dump = read_dump(args.dump)
+        model = load_model(args)
+        ids = None if args.ids is None else parse_ids(args.ids)
+        if args.text is not None:
+            ids = encode(args, model, needed_text(args, args.text))
+        report = compare(dump, model, ids)
     last = report.rows[-1]
     if args.json:
         rows = [{key: finite(x) for key, x in row._asdict().items()} for row in report.rows]
@@ -65,10 +75,11 @@ def show_report(report: Report) -> None:
     """Print the tensors that were compared, and what was found."""
     from numgpt.verify.report import WIDEN
 
-    print(f"  {'tensor':<18} {'max abs':>9} {'max rel':>9} {'noise':>9} {'times':>9}  verdict")
+    width = max(18, *(len(row.name) for row in report.rows))
+    print(f"  {'tensor':<{width}} {'max abs':>9} {'max rel':>9} {'noise':>9} {'times':>9}  verdict")
     for row in report.rows:
         figures = " ".join(f"{x:9.2g}" for x in (row.max_abs, row.max_rel, row.noise, row.times))
-        print(f"  {row.name:<18} {figures}  {'ok' if row.passed else 'DIFFERS'}")
+        print(f"  {row.name:<{width}} {figures}  {'ok' if row.passed else 'DIFFERS'}")
     print(f"\n  noise: what rounding to {report.precision} does; {WIDEN:g} times that may be another order of sums")
     if report.left:
         print(f"  {report.left} tensors behind it are not compared any more")
@@ -124,7 +135,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "dump",
         nargs="?",
-        help="its intermediates: .npz, .safetensors, or a dict of tensors by torch.save",
+        help="its intermediates: .npz, .safetensors, a dict of tensors by torch.save; or a debug state of llm.c",
     )
     add("--ids", metavar="IDS", help="the ids of the dump, if it lacks them: numbers with commas between")
     add("--text", help="the same as a text; - reads standard input")

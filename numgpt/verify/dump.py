@@ -78,7 +78,9 @@ def write_trace(
 def check_suffix(path: Path) -> None:
     """Raise OptionError unless write_trace knows the format that the name of a file asks for."""
     if path.suffix not in (".safetensors", ".npz"):
-        raise OptionError(f"{path}: ends in {path.suffix!r:.20}, expected .safetensors or .npz: choose another name")
+        raise OptionError(
+            f"{path}: ends in {path.suffix!r:.20}, expected .safetensors or .npz, or --to llm.c: choose another name"
+        )
 
 
 def read_dump(path: str | os.PathLike[str]) -> Dump:

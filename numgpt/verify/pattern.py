@@ -20,7 +20,7 @@ def describe(name: str, theirs: np.ndarray, ours: np.ndarray, config: Config) ->
         return lines
     if name == "embed":
         lines.append("is it the same checkpoint, and are these the ids?")
-    lines += _factor(theirs[known], ours[known], config)
+    lines += factor_line(theirs[known], ours[known], config)
     lines += _correlation(theirs[known], ours[known])
     lines += _moved(np.where(known, theirs, 0), np.where(known, ours, 0))
     lines += _half_precision(theirs[known])
@@ -38,7 +38,7 @@ def _not_finite(theirs: np.ndarray, ours: np.ndarray) -> list[str]:
     return lines
 
 
-def _factor(theirs: np.ndarray, ours: np.ndarray, config: Config) -> list[str]:
+def factor_line(theirs: np.ndarray, ours: np.ndarray, config: Config) -> list[str]:
     """Say by which one factor all values differ, leaving aside those that are 0 in the dump alone."""
     zero = (theirs == 0) & (ours != 0)
     compared = ~zero & (abs(ours) > SAME * abs(ours).max())

@@ -251,7 +251,7 @@ def changed(version=3, **values):
         (llmcs.header(20240326, 1, 1, 1, 3000, 1, 1) + bytes(4 * (1 + 1 + 3000 * 25 + 2)), "3,000 layers, expected at"),
         (
             llmcs.header(20240327, 2),
-            "llm.c's debug state, inputs with their logits and gradients, expected",
+            "llm.c's debug state, expected",
         ),
         (llmcs.header(20240328, 2), "llm.c's tokenizer, expected llm.c's model: give the model beside it"),
         (llmcs.tokens([1]), "llm.c's file of tokens, expected llm.c's model: give it to numgpt train"),
