@@ -23,7 +23,7 @@ for name in ("NUMGPT_WEIGHTS", "HF_ENDPOINT", "HF_TOKEN", "HF_TOKEN_PATH", "HF_H
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = str(Path(__file__).parent / "no cache here")
 
-# What pytest makes of thousands of tests stays to the end: the search for garbage need not go through it, again and again.
+# What pytest makes of thousands of tests stays to the end: no search for garbage need go through it.
 gc.disable()
 
 

@@ -14,7 +14,7 @@ from support import ggufs
 from support.checkpoints import CONFIG, hub_tensors, write_json, write_tokenizer
 from support.ggmls import SIZES, ggml, head, renamed, small, tensor, write
 from support.ggufs import Tensor, f16, f32
-from support.readers import fault, fuzz, read_or_refused, refusal
+from support.readers import damaged, fault, fuzz, read_or_refused, refusal
 from support.readers import write as write_bytes
 
 import numgpt
@@ -282,25 +282,8 @@ HUGE = [2**31, 2**32 - 1, 2**31 - 1, 2**30, 2**16, 0, 1, 255]
 STARTS = [at for name in small(hub_tensors(3, 2, 32, 1, 3)) for at in [SAMPLE.index(name.encode()) - 16]]
 
 
-@st.composite
-def damaged(draw):
-    """A sound file that was cut, whose bits were flipped, or into whose heads a number was written."""
-    raw = bytearray(SAMPLE)
-    for _ in range(draw(st.integers(1, 3))):
-        at = draw(st.integers(0, 60) | st.sampled_from(STARTS).flatmap(lambda at: st.integers(at - 4, at + 20)))
-        match draw(st.sampled_from(["cut", "flip", "number", "swap", "insert"])):
-            case "cut":
-                del raw[draw(st.integers(0, len(raw))) :]
-            case "flip" if at < len(raw):
-                raw[at] ^= 1 << draw(st.integers(0, 7))
-            case "number":
-                raw[at : at + 4] = draw(st.sampled_from(HUGE)).to_bytes(4, "little")
-            case "swap":
-                other = draw(st.sampled_from(STARTS))
-                raw[at : at + 8], raw[other : other + 8] = raw[other : other + 8], raw[at : at + 8]
-            case "insert":
-                raw[at:at] = draw(st.binary(min_size=1, max_size=40))
-    return bytes(raw)
+PLACES = st.integers(0, 60) | st.sampled_from(STARTS).flatmap(lambda at: st.integers(at - 4, at + 20))
+DAMAGED = damaged(st.just(SAMPLE), PLACES, [n.to_bytes(4, "little") for n in HUGE])
 
 
 def tensors_of(path):
@@ -311,14 +294,14 @@ def check_damaged(tmp_path, raw):
     read_or_refused(write_bytes(tmp_path / "m.bin", raw), tensors_of)
 
 
-@given(raw=damaged())
+@given(raw=DAMAGED)
 @fuzz(100)
 def test_whatever_is_in_a_file_only_a_checkpoint_error_comes_out(tmp_path, raw):
     check_damaged(tmp_path, raw)
 
 
 @pytest.mark.thorough
-@given(raw=damaged())
+@given(raw=DAMAGED)
 @fuzz(2000)
 def test_whatever_is_in_2000_files_only_a_checkpoint_error_comes_out(tmp_path, raw):
     check_damaged(tmp_path, raw)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
 from support.checkpoints import raw
 
 from numgpt.checkpoint.tensors import LazyTensor
@@ -72,3 +73,34 @@ def read_or_refused(path: Path, read: Callable[[Path], Mapping[str, LazyTensor]]
 def fuzz(examples: int) -> settings:
     """So many examples, which may share tmp_path: each writes its file anew."""
     return settings(max_examples=examples, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+ANY_BYTES = st.binary(min_size=1, max_size=40)
+
+
+@st.composite
+def damaged(draw, sample, places, numbers, pieces=ANY_BYTES):
+    """A sound file that was cut, whose bits were flipped, or into which other numbers or pieces were written.
+
+    sample   draws the bytes of the sound file
+    places   draws where the numbers are that its reader believes
+    numbers  bytes that are written over those at a place
+    pieces   draws what is put between
+    """
+    raw = bytearray(draw(sample))
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(places)
+        match draw(st.sampled_from(["cut", "flip", "number", "swap", "insert"])):
+            case "cut":
+                del raw[draw(st.integers(0, len(raw))) :]
+            case "flip" if at < len(raw):
+                raw[at] ^= 1 << draw(st.integers(0, 7))
+            case "number":
+                number = draw(st.sampled_from(numbers))
+                raw[at : at + len(number)] = number
+            case "swap":
+                other = draw(places)
+                raw[at : at + 8], raw[other : other + 8] = raw[other : other + 8], raw[at : at + 8]
+            case "insert":
+                raw[at:at] = draw(pieces)
+    return bytes(raw)
