@@ -307,5 +307,15 @@ def changed(tensor: LazyTensor, shape: tuple[int, ...], change: Callable[[np.nda
 
 
 def turned(tensor: LazyTensor) -> LazyTensor:
-    """Return the transpose of a matrix."""
-    return changed(tensor, tensor.shape[::-1], lambda x: np.ascontiguousarray(x.T))
+    """Return the transpose of a matrix. Where it goes into memory by columns, nothing is copied."""
+
+    def into(out: np.ndarray) -> np.ndarray:
+        if tensor.into and out.T.flags.c_contiguous:
+            return tensor.into(out.T).T
+        out[...] = tensor.read().T
+        return out
+
+    def read() -> np.ndarray:
+        return np.ascontiguousarray(tensor.read().T)
+
+    return LazyTensor(tensor.dtype, tensor.shape[::-1], read, into, by_columns=True)

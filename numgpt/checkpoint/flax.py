@@ -41,6 +41,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numgpt.checkpoint.aliases import turned
 from numgpt.checkpoint.contract import Glance, Opened
 from numgpt.checkpoint.files import (
     brief,
@@ -108,7 +109,7 @@ def open_weights(glance: Glance) -> Opened:
         own = _hub_name(name)
         if own in hub_tensors:
             raise wrong(place_of(path, name), f"is {printable(own)} of the Hub twice, expected it once")
-        hub_tensors[own] = _turned(tensor) if name.endswith("kernel") and len(tensor.shape) == 2 else tensor
+        hub_tensors[own] = turned(tensor) if name.endswith("kernel") and len(tensor.shape) == 2 else tensor
     config, settings = read_settings(path.parent, hub_tensors, glance.given)
     return Opened(path, "flax", tensors, hub_tensors, config, settings, path.parent, left_out=left_out)
 
@@ -121,21 +122,6 @@ def _hub_name(name: str) -> str:
     """
     *parents, last = re.sub(r"^(params/)*(transformer/)?", "", name).split("/")
     return ".".join([*parents, LAST.get(last, last)])
-
-
-def _turned(tensor: LazyTensor) -> LazyTensor:
-    """Return the transpose of a matrix. Where it goes into memory by columns, nothing is copied."""
-
-    def into(out: np.ndarray) -> np.ndarray:
-        if tensor.into and out.T.flags.c_contiguous:
-            return tensor.into(out.T).T
-        out[...] = tensor.read().T
-        return out
-
-    def read() -> np.ndarray:
-        return np.ascontiguousarray(tensor.read().T)
-
-    return LazyTensor(tensor.dtype, tensor.shape[::-1], read, into, by_columns=True)
 
 
 def read_flax(path: str | os.PathLike[str]) -> dict[str, LazyTensor]:
