@@ -132,7 +132,6 @@ sys.exit(main())
 """
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("imports", [1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144])
 def test_ctrl_c_at_an_import_exits_130_without_a_word(imports):
     run = python(INTERRUPTED, str(imports), "tokenize", "Hello")

@@ -218,7 +218,6 @@ def test_input_is_read_as_there_is_room_for_it(model, source, output, monkeypatc
     assert max(most) <= 4
 
 
-@pytest.mark.thorough
 def test_kill_9_loses_and_redoes_nothing(checkpoint, tmp_path):
     source = write_lines(tmp_path / "in.jsonl", *({"prompt": f"{i} hi"} for i in range(200)))
     run = ("generate", "-m", checkpoint, "--input", source, "-n", "8", "-q", "--batch-size", "5", "--output")

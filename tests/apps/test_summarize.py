@@ -19,7 +19,6 @@ def test_the_prompt_is_the_article_and_tldr():
     assert summary_prompt("The fox ran.\nIt hid.") == "The fox ran.\nIt hid.\nTL;DR:"
 
 
-@pytest.mark.thorough
 def test_a_summary_is_three_sentences_of_100_tokens_drawn_from_the_two_likeliest():
     """By hand: at each step one of the two largest logits, by the draw that `generate` makes with the same seed."""
     [found] = summarize(MODEL, f"\n{ARTICLE}\n", seed=1)
@@ -33,7 +32,6 @@ def test_a_summary_is_three_sentences_of_100_tokens_drawn_from_the_two_likeliest
     assert set(ranks) == {0, 1}  # no greedy text, and no token but of the two
 
 
-@pytest.mark.thorough
 def test_the_seed_decides():
     one, other, again = (next(summarize(MODEL, ARTICLE, seed=seed)).text for seed in (1, 2, 1))
     assert one == again

@@ -565,7 +565,6 @@ def test_a_conversion_takes_the_tokenizer_along(tmp_path):
         assert (target / name).read_bytes() == (source / name).read_bytes()
 
 
-@pytest.mark.thorough
 def test_a_conversion_writes_gpt2s_vocabulary_as_the_hub_has_it(tmp_path):
     path = write_nanogpt(tmp_path / "ckpt.pt", hub_tensors(vocab_size=50257, n_inner=24), vocab_size=50257)
     target = convert(path, tmp_path / "target")

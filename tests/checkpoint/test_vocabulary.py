@@ -553,7 +553,6 @@ def test_gpt2s_tokenizer_is_made_by_whatever_asks_it_first(ask: str) -> None:
     assert list(answers[0]) == list(answers[1])
 
 
-@pytest.mark.thorough
 def test_gpt2s_tokenizer_can_be_copied_before_and_after_its_tables_are_made() -> None:
     tokenizer = gpt2()
     for _ in range(2):
@@ -564,7 +563,6 @@ def test_gpt2s_tokenizer_can_be_copied_before_and_after_its_tables_are_made() ->
         _ = tokenizer.wings
 
 
-@pytest.mark.thorough
 def test_gpt2s_own_files_are_told_by_their_bytes(tmp_path: Path) -> None:
     """vocab.json of the release is what json.dumps writes of its ids, so its hash can be met without a download."""
     write_gpt2(tmp_path)
@@ -576,7 +574,6 @@ def test_gpt2s_own_files_are_told_by_their_bytes(tmp_path: Path) -> None:
     assert other.encode("Hello world") == found.encode("Hello world")
 
 
-@pytest.mark.thorough
 def test_gpt2s_files_with_more_beside_them_are_read_with_it(tmp_path: Path) -> None:
     write_gpt2(tmp_path)
     (tmp_path / "added_tokens.json").write_text('{"<|pad|>": 50257}')

@@ -59,7 +59,6 @@ def test_text_appears_piece_by_piece(monkeypatch):
     assert all(flush for _, flush in flushed)
 
 
-@pytest.mark.thorough
 def test_the_prompt_may_come_from_standard_input_less_its_last_line_end():
     result = run("generate", "-", *STORY[2:], stdin=b"Once upon a time\n")
     assert result.stdout == run(*STORY).stdout

@@ -50,7 +50,6 @@ def test_standard_input_that_is_not_utf_8_is_refused_with_the_place():
     assert result.stderr == b"numgpt: error: standard input: byte 0xff at 2 is not UTF-8: convert it\n"
 
 
-@pytest.mark.thorough
 def test_arguments_that_the_locale_can_not_decode_are_read_as_utf_8():
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     result = run("tokenize", "w\u00f6rld \U0001f642", "--json", env=ascii_only)
@@ -103,7 +102,6 @@ def shell(command):
     return subprocess.run(["bash", "-c", line], capture_output=True, timeout=60)
 
 
-@pytest.mark.thorough
 def test_with_standard_error_closed_the_output_stays_pure():
     result = shell("NUMGPT generate Once --seed 1 -n 2 --json 2>&-")
     assert result.returncode == 0

@@ -28,7 +28,6 @@ def without_tokenizer(tmp_path_factory):
 # ---- texts
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("arguments", [["tokenize"], ["score"], ["trace", "--names", "embed"]])
 def test_what_is_piped_in_is_the_text_with_and_without_a_dash(arguments):
     piped = [run(*arguments, *dash, "--json", stdin=b"The king") for dash in ([], ["-"])]

@@ -26,7 +26,6 @@ def test_summarize_prints_the_summary(capsys, tmp_path):
     assert (result["summary"], result["seed"], result["model"]) == (found.summary, 1, "storyteller")
 
 
-@pytest.mark.thorough
 def test_summarize_tells_the_seed_that_it_drew(capsys, tmp_path):
     path = tmp_path / "article.txt"
     path.write_text(ARTICLE, encoding="utf-8")
@@ -55,7 +54,6 @@ def test_summarize_refuses_what_is_no_text(capsys, tmp_path, content, message):
 # ---- translate
 
 
-@pytest.mark.thorough
 def test_translate_keeps_the_lines_of_a_file(capsys, tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("The fox. The hen.\n\nThe dog.\n", encoding="utf-8")

@@ -123,7 +123,6 @@ def test_one_beam_is_the_greedy_loop(prompt, n, ngram):
     assert (found.ids, found.finish_reason) == (done.ids, done.finish_reason)
 
 
-@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:stopped at the context limit")
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=9), st.integers(0, 10), st.integers(2, 6))
 def test_generate_batches_and_the_readable_forward_find_the_same(prompt, n, num_beams):

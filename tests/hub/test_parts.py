@@ -105,7 +105,6 @@ def test_a_later_process_goes_on_where_the_first_stopped(hub, tmp_path, waits):
     assert hub.sent == len(RAW) - kept
 
 
-@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL to send")
 def test_a_process_that_is_killed_leaves_what_it_has_and_no_lock(hub, tmp_path):
     hub.plan(NAME, drip(50_000, 0.1))
@@ -124,7 +123,6 @@ def test_a_process_that_is_killed_leaves_what_it_has_and_no_lock(hub, tmp_path):
     assert hub.sent == len(RAW) - kept
 
 
-@pytest.mark.thorough
 def test_three_processes_fetch_a_file_once(hub, tmp_path):
     hub.always(NAME, drip(50_000, 0.02))
     processes = [run(url(hub), tmp_path / NAME, len(RAW), sha256(RAW)) for _ in range(3)]

@@ -50,7 +50,6 @@ def test_the_command_exits_1_and_names_tensor_and_cause(capsys, files):
     assert err.count("\n") == 1
 
 
-@pytest.mark.thorough
 def test_the_command_prints_json_for_programs(capsys, files):
     ids = ",".join(map(str, storyteller()[1]))
     code, out, _ = call(capsys, "verify", files / "wrong.npz", "--ids", ids, "--json")
@@ -62,7 +61,6 @@ def test_the_command_prints_json_for_programs(capsys, files):
     assert report["causes"][0].startswith("wrong activation: erf GELU")
 
 
-@pytest.mark.thorough
 def test_a_trace_of_numgpt_itself_passes_with_its_own_ids(capsys, tmp_path):
     for dtype in "float32", "float64":
         path = tmp_path / f"{dtype}.safetensors"
