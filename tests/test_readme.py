@@ -27,7 +27,8 @@ def shown_blocks():
             parts = re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
             commands = [part.partition("\n")[::2] for part in parts if " install " not in part]
             if "numgpt train" not in block and any("numgpt" in command for command, _ in commands):
-                blocks.append(pytest.param(commands, id=f"{page}: {commands[0][0][:40]}"))
+                marks = [] if page == "README.md" else [pytest.mark.thorough]
+                blocks.append(pytest.param(commands, id=f"{page}: {commands[0][0][:40]}", marks=marks))
     return blocks
 
 

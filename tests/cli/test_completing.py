@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from support.checkpoints import TOKENS, hub_tensors
-from support.cli import call, fails, run, tiny
+from support.cli import call, fails, pipe_in, tiny
 
 import numgpt
 from numgpt.cli import main as cli
@@ -59,10 +59,10 @@ def test_text_appears_piece_by_piece(monkeypatch):
     assert all(flush for _, flush in flushed)
 
 
-def test_the_prompt_may_come_from_standard_input_less_its_last_line_end():
-    result = run("generate", "-", *STORY[2:], stdin=b"Once upon a time\n")
-    assert result.stdout == run(*STORY).stdout
-    assert run("generate", "a\n\n", "-n", "0").stdout == b"a\n\n"
+def test_the_prompt_may_come_from_standard_input_less_its_last_line_end(capsys, monkeypatch):
+    pipe_in(monkeypatch, b"Once upon a time\n")
+    assert call(capsys, "generate", "-", *STORY[2:])[1] == call(capsys, *STORY)[1]
+    assert call(capsys, "generate", "a\n\n", "-n", "0")[1] == "a\n\n"
 
 
 def test_an_empty_prompt_starts_from_end_of_text(capsys):
@@ -105,8 +105,8 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(capsys, t
         ("-n", "-1", "--max-new-tokens is -1, expected an integer of 0 or more"),
     ],
 )
-def test_an_option_out_of_range_is_named_with_its_range(capsys, flag, value, message):
-    assert message in fails(capsys, "generate", "x", flag, value)
+def test_an_option_out_of_range_is_named_with_its_range(capsys, babbler, flag, value, message):
+    assert message in fails(capsys, "generate", "x", "-m", babbler, flag, value)
 
 
 def test_damaged_weights_are_told_instead_of_printing_noise(capsys, tmp_path):
@@ -209,8 +209,8 @@ def test_past_the_context_limit_a_text_can_slide_and_its_cost_is_said(capsys, tm
         (("--min-new-tokens", "-1"), "--min-new-tokens is -1, expected an integer of 0 or more"),
     ],
 )
-def test_a_wrong_end_or_control_is_named(capsys, arguments, message):
-    assert message in fails(capsys, "generate", "The", *arguments)
+def test_a_wrong_end_or_control_is_named(capsys, babbler, arguments, message):
+    assert message in fails(capsys, "generate", "The", "-m", babbler, *arguments)
 
 
 def test_an_error_after_the_prompt_has_a_line_of_its_own(capsys, tmp_path):

@@ -2,12 +2,13 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.checkpoints import CONFIG, TOKENS, hub_tensors, write_checkpoint, write_tokenizer
-from support.cli import call, run
+from support.cli import call, pipe_in, run
 from support.jobs import write_lines
 
 import numgpt
@@ -29,10 +30,14 @@ def without_tokenizer(tmp_path_factory):
 
 
 @pytest.mark.parametrize("arguments", [["tokenize"], ["score"], ["trace", "--names", "embed"]])
-def test_what_is_piped_in_is_the_text_with_and_without_a_dash(arguments):
-    piped = [run(*arguments, *dash, "--json", stdin=b"The king") for dash in ([], ["-"])]
-    assert [result.returncode for result in piped] == [0, 0], piped[0].stderr
-    assert [json.loads(result.stdout)["ids"] for result in piped] == [[464, 479, 278]] * 2
+def test_what_is_piped_in_is_the_text_with_and_without_a_dash(capsys, monkeypatch, tmp_path, arguments):
+    (tmp_path / "text").write_bytes(b"The king")
+    for dash in [], ["-"]:
+        with open(tmp_path / "text", encoding="utf-8") as file:
+            monkeypatch.setattr(sys, "stdin", file)
+            code, out, err = call(capsys, *arguments, *dash, "--json")
+        assert code == 0, err
+        assert json.loads(out)["ids"] == [464, 479, 278]
 
 
 def test_generate_continues_what_is_piped_in():
@@ -45,17 +50,20 @@ def test_generate_continues_what_is_piped_in():
     [b"\xef\xbb\xbfThe king\r\n!", "The king\r\n!".encode("utf-16"), b"The king\n!"],
     ids=["utf-8", "16", "plain"],
 )
-def test_marks_and_windows_line_ends_are_no_text_wherever_it_comes_from(tmp_path, raw):
+def test_marks_and_windows_line_ends_are_no_text_wherever_it_comes_from(capsys, monkeypatch, tmp_path, raw):
     expected = [464, 479, 278, 198, 0]
-    assert json.loads(run("tokenize", "--json", stdin=raw).stdout)["ids"] == expected
     (tmp_path / "text").write_bytes(raw)
-    scored = run("score", "--file", tmp_path / "text", "--json")
-    assert json.loads(scored.stdout)["ids"] == expected
+    with open(tmp_path / "text", encoding="utf-8") as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        assert json.loads(call(capsys, "tokenize", "--json")[1])["ids"] == expected
+    scored = call(capsys, "score", "--file", tmp_path / "text", "--json")
+    assert json.loads(scored[1])["ids"] == expected
 
 
 def test_a_mark_before_what_is_said_in_a_chat_is_no_text(capsys, monkeypatch):
-    said = run("chat", "--json", "-n", "2", "--seed", "1", stdin=b"\xef\xbb\xbfHello!\r\n")
-    assert json.loads(said.stdout)["message"] == "Hello!"
+    pipe_in(monkeypatch, b"\xef\xbb\xbfHello!\r\n")
+    said = call(capsys, "chat", "--json", "-n", "2", "--seed", "1")
+    assert json.loads(said[1])["message"] == "Hello!"
 
 
 def test_a_text_that_is_the_name_of_a_file_gets_a_hint(capsys, tmp_path, monkeypatch):
@@ -106,15 +114,13 @@ def test_a_name_that_is_nearly_known_is_asked_for(capsys):
     assert "no name of one to download: did you mean gpt2?" in call(capsys, "generate", "x", "-m", "gpt-2")[2]
 
 
-def test_without_a_network_it_is_said_at_once_who_was_asked_and_what_helps(tmp_path):
-    result = run(
-        "generate", "x", "-m", "gpt2",
-        env={
-            "HF_ENDPOINT": "http://no-such-host.invalid", "NUMGPT_WEIGHTS": str(tmp_path),
-            "HF_HUB_OFFLINE": "", "NO_PROXY": "*",
-        },
-    )  # fmt: skip
-    asked, error = result.stderr.decode().splitlines()
+def test_without_a_network_it_is_said_at_once_who_was_asked_and_what_helps(capsys, tmp_path, monkeypatch):
+    variables = {"HF_ENDPOINT": "http://no-such-host.invalid", "NUMGPT_WEIGHTS": str(tmp_path)}
+    for name, value in {**variables, "HF_HUB_OFFLINE": "", "NO_PROXY": "*"}.items():
+        monkeypatch.setenv(name, value)
+    code, _, err = call(capsys, "generate", "x", "-m", "gpt2")
+    assert code == 1
+    asked, error = err.splitlines()
     assert asked == "numgpt: gpt2 is not on this machine: asking http://no-such-host.invalid for it"
     assert error.startswith("numgpt: error: ")
     assert error.endswith(

@@ -123,10 +123,10 @@ def test_special_tokens_count_only_where_they_are_allowed(capsys):
         (["--lambada", "latin-1.txt", "--stride", "0"], "leave out --context"),
     ],
 )
-def test_errors_are_told_in_one_line(capsys, tmp_path, monkeypatch, arguments, message):
+def test_errors_are_told_in_one_line(capsys, tmp_path, monkeypatch, babbler, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "latin-1.txt").write_bytes(b"a\xe9")
-    assert message in fails(capsys, "score", *arguments)
+    assert message in fails(capsys, "score", "-m", babbler, *arguments)
 
 
 @pytest.mark.parametrize("flag", ["--file", "--lambada"])
@@ -140,21 +140,22 @@ def test_one_source_of_text_is_asked_for(arguments):
         cli.main(["score", *arguments])
 
 
-def test_the_text_is_coloured_on_a_terminal_unless_told_otherwise(capsys, monkeypatch):
+def test_the_text_is_coloured_on_a_terminal_unless_told_otherwise(capsys, monkeypatch, babbler):
     monkeypatch.delenv("NO_COLOR", raising=False)
-    plain = call(capsys, "score", TEXT)[1]
+    command = ["score", TEXT, "-m", babbler]
+    plain = call(capsys, *command)[1]
     assert "\x1b" not in plain
-    always = call(capsys, "score", TEXT, "--color", "always")[1]
+    always = call(capsys, *command, "--color", "always")[1]
     assert unpainted(always).startswith(TEXT + "\n\n")
     assert plain.splitlines() == [row for row in unpainted(always).splitlines()[2:] if "colours" not in row]
 
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    assert call(capsys, "score", TEXT)[1] == always
-    assert call(capsys, "score", TEXT, "--color", "never")[1] == plain
-    assert "\x1b" not in call(capsys, "score", TEXT, "--json")[1]
+    assert call(capsys, *command)[1] == always
+    assert call(capsys, *command, "--color", "never")[1] == plain
+    assert "\x1b" not in call(capsys, *command, "--json")[1]
     monkeypatch.setenv("NO_COLOR", "1")
-    assert call(capsys, "score", TEXT)[1] == plain
-    assert call(capsys, "score", TEXT, "--color", "always")[1] == always
+    assert call(capsys, *command)[1] == plain
+    assert call(capsys, *command, "--color", "always")[1] == always
 
 
 def test_last_words_of_a_file(capsys, tmp_path):

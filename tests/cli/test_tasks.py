@@ -16,21 +16,23 @@ MODEL = numgpt.load("storyteller")  # a context of 512 tokens
 # ---- summarize
 
 
-def test_summarize_prints_the_summary(capsys, tmp_path):
+def test_summarize_prints_the_summary(capsys, tmp_path, babbler):
     path = tmp_path / "article.txt"
     path.write_bytes(b"\xef\xbb\xbf" + ARTICLE.replace(". ", ".\r\n").encode())
-    [found] = summarize(MODEL, ARTICLE.replace(". ", ".\n"), seed=1)
-    assert call(capsys, "summarize", path, "--seed", 1) == (0, found.summary + "\n", "")
-    result = json.loads(call(capsys, "summarize", path, "--seed", 1, "--json")[1])
+    [found] = summarize(numgpt.load(babbler), ARTICLE.replace(". ", ".\n"), seed=1)
+    command = ["summarize", path, "--seed", 1, "-m", babbler]
+    assert call(capsys, *command) == (0, found.summary + "\n", "")
+    result = json.loads(call(capsys, *command, "--json")[1])
     assert result["parts"] == [found._asdict()]
-    assert (result["summary"], result["seed"], result["model"]) == (found.summary, 1, "storyteller")
+    assert (result["summary"], result["seed"], result["model"]) == (found.summary, 1, babbler)
 
 
-def test_summarize_tells_the_seed_that_it_drew(capsys, tmp_path):
+def test_summarize_tells_the_seed_that_it_drew(capsys, tmp_path, babbler):
     path = tmp_path / "article.txt"
     path.write_text(ARTICLE, encoding="utf-8")
-    _, out, err = call(capsys, "summarize", path)
-    assert call(capsys, "summarize", path, "--seed", err.split("seed ")[1].strip())[1] == out
+    command = ["summarize", path, "-m", babbler]
+    _, out, err = call(capsys, *command)
+    assert call(capsys, *command, "--seed", err.split("seed ")[1].strip())[1] == out
 
 
 @pytest.mark.thorough
@@ -54,12 +56,14 @@ def test_summarize_refuses_what_is_no_text(capsys, tmp_path, content, message):
 # ---- translate
 
 
-def test_translate_keeps_the_lines_of_a_file(capsys, tmp_path):
+def test_translate_keeps_the_lines_of_a_file(capsys, tmp_path, babbler):
     path = tmp_path / "text.txt"
     path.write_text("The fox. The hen.\n\nThe dog.\n", encoding="utf-8")
-    fox, hen, dog = (part.translation for part in translate(MODEL, path.read_text(encoding="utf-8")))
-    assert call(capsys, "translate", path, "--from", "en", "--to", "fr") == (0, f"{fox} {hen}\n\n{dog}\n", "")
-    result = json.loads(call(capsys, "translate", path, "--json")[1])
+    found = translate(numgpt.load(babbler), path.read_text(encoding="utf-8"))
+    fox, hen, dog = (part.translation for part in found)
+    command = ["translate", path, "-m", babbler]
+    assert call(capsys, *command, "--from", "en", "--to", "fr") == (0, f"{fox} {hen}\n\n{dog}\n", "")
+    result = json.loads(call(capsys, *command, "--json")[1])
     assert result["translation"] == f"{fox} {hen}\n\n{dog}"
     assert (result["from"], result["to"]) == ("en", "fr")
     assert [row["prompt"] for row in result["sentences"]] == [

@@ -198,12 +198,10 @@ def test_block_size_is_the_context_of_a_new_model(text, tmp_path):
     assert train(text, tmp_path / "c", **{**TINY, "answers_after": None}, block_size=20).config.n_ctx == 20
 
 
-def test_a_text_that_is_not_there_is_named(tmp_path):
-    result = subprocess.run(
-        command(tmp_path / "no.txt", tmp_path / "out"), capture_output=True, timeout=60, check=False
-    )
-    assert result.returncode == 1
-    assert result.stderr.decode() == f"numgpt: error: {tmp_path / 'no.txt'}: No such file or directory\n"
+def test_a_text_that_is_not_there_is_named(tmp_path, capsys):
+    code, _, err = call(capsys, tmp_path / "no.txt", tmp_path / "out")
+    assert code == 1
+    assert err == f"numgpt: error: {tmp_path / 'no.txt'}: No such file or directory\n"
 
 
 def test_the_command_shows_how_it_gets_on_and_names_the_folder(text, tmp_path, capsys):

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from support.babblers import babbler, write_babbler
 from support.broken import dump
-from support.dumps import storyteller
 
 from numgpt.cli import main as cli
 from numgpt.verify.dump import write_trace
@@ -17,19 +17,23 @@ def call(capsys, *arguments):
     return code, out, err
 
 
+TEXT = "Once upon a time there was a king"
+IDS = babbler().tokenizer.encode(TEXT)
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A dump of the storyteller that is right, and one with a bug in it."""
-    model, ids = storyteller()
-    folder = tmp_path_factory.mktemp("dumps")
+    """A model, a dump of it that is right, and one with a bug in it."""
+    model, folder = babbler(), tmp_path_factory.mktemp("dumps")
+    write_babbler(folder / "model")
     for name, bug in ("right", None), ("wrong", "erf"):
-        tensors = dump(ids, model.params, model.config, bug, dtype=np.float32)
+        tensors = dump(IDS, model.params, model.config, bug, dtype=np.float32)
         write_trace(folder / f"{name}.npz", {"h.0.mlp.post": tensors["h.0.mlp.post"], "logits": tensors["logits"]})
     return folder
 
 
 def test_the_command_prints_a_table_and_exits_0_where_all_agrees(capsys, files):
-    code, out, err = call(capsys, "verify", files / "right.npz", "--text", "Once upon a time there was a king")
+    code, out, err = call(capsys, "verify", files / "right.npz", "-m", files / "model", "--text", TEXT)
     assert code == 0
     assert err == ""
     lines = out.splitlines()
@@ -38,8 +42,8 @@ def test_the_command_prints_a_table_and_exits_0_where_all_agrees(capsys, files):
 
 
 def test_the_command_exits_1_and_names_tensor_and_cause(capsys, files):
-    ids = ",".join(map(str, storyteller()[1]))
-    code, out, err = call(capsys, "verify", files / "wrong.npz", "--ids", ids)
+    ids = ",".join(map(str, IDS))
+    code, out, err = call(capsys, "verify", files / "wrong.npz", "-m", files / "model", "--ids", ids)
     assert code == 1
     assert out.splitlines()[1].split()[-1] == "DIFFERS"
     assert "1 tensors behind it are not compared any more" in out
@@ -51,8 +55,8 @@ def test_the_command_exits_1_and_names_tensor_and_cause(capsys, files):
 
 
 def test_the_command_prints_json_for_programs(capsys, files):
-    ids = ",".join(map(str, storyteller()[1]))
-    code, out, _ = call(capsys, "verify", files / "wrong.npz", "--ids", ids, "--json")
+    ids = ",".join(map(str, IDS))
+    code, out, _ = call(capsys, "verify", files / "wrong.npz", "-m", files / "model", "--ids", ids, "--json")
     report = json.loads(out)
     assert code == 1
     assert report["passed"] is False
@@ -61,15 +65,17 @@ def test_the_command_prints_json_for_programs(capsys, files):
     assert report["causes"][0].startswith("wrong activation: erf GELU")
 
 
-def test_a_trace_of_numgpt_itself_passes_with_its_own_ids(capsys, tmp_path):
+@pytest.mark.parametrize("name", ["babbler", pytest.param("storyteller", marks=pytest.mark.thorough)])
+def test_a_trace_of_numgpt_itself_passes_with_its_own_ids(capsys, files, tmp_path, name):
+    model, heads = (files / "model", 4) if name == "babbler" else (name, 8)
     for dtype in "float32", "float64":
         path = tmp_path / f"{dtype}.safetensors"
-        assert call(capsys, "trace", "The king", "-o", path, "--dtype", dtype)[0] == 0
-        assert call(capsys, "verify", path)[0] == 0
-    assert call(capsys, "trace", "The king", "-o", path, "--ablate", "h.1.attn.z:2")[0] == 0
-    code, out, _ = call(capsys, "verify", path)
+        assert call(capsys, "trace", "The king", "-m", model, "-o", path, "--dtype", dtype)[0] == 0
+        assert call(capsys, "verify", path, "-m", model)[0] == 0
+    assert call(capsys, "trace", "The king", "-m", model, "-o", path, "--ablate", "h.1.attn.z:2")[0] == 0
+    code, out, _ = call(capsys, "verify", path, "-m", model)
     assert code == 1
-    assert "of 8 along the axis of heads 1 differ: 2" in out
+    assert f"of {heads} along the axis of heads 1 differ: 2" in out
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from support.broken import BUGS, dump
 from support.dumps import IDS, NEEDS, ONCE, WORDS, check, first_tensor, storyteller, wide
 
 
-@pytest.mark.parametrize("bug", list(BUGS)[::3])
+@pytest.mark.parametrize("bug", list(BUGS)[::6])
 def test_a_bug_in_every_layer_is_found_in_the_right_tensor_and_named(bug):
     model = wide(**NEEDS.get(bug, {}))
     tensors = dump(IDS, model.params, model.config, bug, dtype=np.float32)
