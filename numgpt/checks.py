@@ -7,7 +7,6 @@ expected. They stand where a call comes in (`model.forward`, `numgpt.generate`),
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -43,6 +42,8 @@ def check_known(what: str, given: Iterable[str], known: Sequence[str], elsewhere
     """
     for name in given:
         if name not in known:
+            from difflib import get_close_matches  # here, as a mere import should not wait for it
+
             near = [elsewhere[name]] if name in elsewhere else get_close_matches(name, known, n=1, cutoff=0.6)
             remedy = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
             raise OptionError(f"{name} is no option of {what}: {remedy}")

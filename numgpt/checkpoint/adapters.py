@@ -48,10 +48,6 @@ from numgpt.checkpoint.contract import Opened
 from numgpt.checkpoint.files import brief, parse_json, place_of, printable, read_small, wrong
 from numgpt.checkpoint.formats import find_weights, look_at, named_weights
 from numgpt.checkpoint.names import FLOATS, hub_name, match_params
-from numgpt.checkpoint.pytorch import is_mine as is_torchs
-from numgpt.checkpoint.pytorch import read_pytorch
-from numgpt.checkpoint.safetensors import is_mine as is_safetensors
-from numgpt.checkpoint.safetensors import read_safetensors
 from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.errors import CheckpointError
 
@@ -61,9 +57,9 @@ PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")  # of traini
 PLAIN_SETTINGS = ("use_rslora", "loftq_config", "eva_config", "megatron_config", "runtime_config")
 OTHER_METHODS = ("alora_invocation_tokens", "target_parameters", "layer_replication")
 TASKS = (None, "CAUSAL_LM", "FEATURE_EXTRACTION")
-PREFIXES = re.compile(r"^((transformer|module|_orig_mod)\.)+")  # of the modules of its base
+PREFIXES = r"^((transformer|module|_orig_mod)\.)+"  # of the modules of its base
 TABLES = ("wte", "wpe", "lm_head")
-PARTS = re.compile(
+PARTS = (
     r"(?:base_model\.model\.)?(.+?)\.(lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B|"
     r"token_adapter\.trainable_tokens_delta|base_layer\.weight|base_layer\.bias|weight|bias)"
 )
@@ -130,8 +126,7 @@ def merge(folder: Path, base: Opened) -> Opened:
     if path is None:
         expected = f"expected {' or '.join(WEIGHTS)} beside it"
         raise wrong(folder / CONFIG, f"the tensors of the adapter are not there, {expected}", "copy them there")
-    glance = look_at(path)
-    stored = read_pytorch(path) if is_torchs(glance) and not is_safetensors(glance) else read_safetensors(path)
+    stored = _read(path)
     modules = _sort(path, stored, config)
 
     given, base_config = match_params(base.hub_tensors, base.config, source=str(base.weights))
@@ -159,6 +154,16 @@ def merge(folder: Path, base: Opened) -> Opened:
         check=None,
         merged=merged,
     )
+
+
+def _read(path: Path) -> dict[str, LazyTensor]:
+    """Open the tensors of an adapter, of either format."""
+    from numgpt.checkpoint import pytorch, safetensors  # here, as most checkpoints are no adapters
+
+    glance = look_at(path)
+    if pytorch.is_mine(glance) and not safetensors.is_mine(glance):
+        return pytorch.read_pytorch(path)
+    return safetensors.read_safetensors(path)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -190,10 +195,10 @@ def _sort(path: Path, stored: dict[str, LazyTensor], config: dict[str, Any]) -> 
             raise wrong(place_of(path, name), f"dtype {tensor.dtype}, expected one of {', '.join(FLOATS)}")
         if "lora_magnitude_vector" in name:
             raise wrong(place_of(path, name), "a part of DoRA, expected plain LoRA", MERGE_IT)
-        match = PARTS.fullmatch(name.replace(".modules_to_save", "").replace(".default", ""))
+        match = re.fullmatch(PARTS, name.replace(".modules_to_save", "").replace(".default", ""))
         if not match:
             raise wrong(place_of(path, name), "is no part of a LoRA adapter that numgpt knows", MERGE_IT)
-        module, part = PREFIXES.sub("", match[1]), match[2]
+        module, part = re.sub(PREFIXES, "", match[1]), match[2]
         if part in parts[module]:
             raise wrong(place_of(path, name), "is there twice, under different names, expected it once")
         names[module], parts[module][part] = match[1], tensor

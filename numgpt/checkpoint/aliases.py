@@ -69,11 +69,11 @@ WRAPPERS = {"transformer", "module", "_orig_mod"}  # passed over at the front, e
 INNER_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # and these anywhere
 MASKS = {"bias", "masked_bias", "mask", "causal_mask", "attn_mask", "attention_mask", "tril"}
 BUFFERS = {"mask", "causal_mask", "tril", "position_ids", "pos_ids", "positions"}
-HEADS = re.compile(
+HEADS = (
     r"(.*_)?heads?\d*(_.*)?|scores?|classifier|cls|qa_outputs|regressor|regression|pooler|value|critic|reward|summary"
 )
 OPTIMIZERS = {"Adam", "adam", "adamw", "adafactor", "momentum", "rmsprop", "optimizer", "exp_avg", "exp_avg_sq"}
-CHANGES = re.compile("prompt|prefix|adapter|lora|embed|cross|ia3")  # what would change the text is never left out
+CHANGES = "prompt|prefix|adapter|lora|embed|cross|ia3"  # what would change the text is never left out
 TANH_GELU = "trf_blocks"  # the blocks of a book whose GELU is the approximation; other nn.Linear have the exact one
 
 
@@ -162,14 +162,16 @@ _INSIDE |= _paths(ATTENTION, IN_ATTENTION, "attn") | _paths(MLP, IN_MLP, "mlp")
 
 
 def _take_apart(name: str) -> _Name:
-    parts = re.split(r"[./]", re.sub(r"(^|/)h(\d+)/", r"\1h/\2/", name))
+    if "/" in name:  # OpenAI's
+        name = re.sub(r"(^|/)h(\d+)/", r"\1h/\2/", name).replace("/", ".")
+    parts = name.split(".")
     while parts[0] in WRAPPERS and len(parts) > 1:
         parts = parts[1:]
     parts = [part for part in parts if part not in INNER_WRAPPERS] or parts
     bare = ".".join(parts)
     lower = [part.lower() for part in parts]
     for i, part in enumerate(lower[:-2]):
-        if part in _BLOCKS and re.fullmatch(r"\d{1,6}", lower[i + 1], re.ASCII):
+        if part in _BLOCKS and lower[i + 1].isdecimal() and lower[i + 1].isascii() and len(lower[i + 1]) < 7:
             inner = _translated(_INSIDE, lower[i + 2 :])
             own = inner and f"h.{int(lower[i + 1])}.{inner}"
             return _Name(_unwrapped(parts[:i]), own, True, bare)
@@ -218,18 +220,17 @@ def _why_left_out(
         return "a mask, or the numbers of the positions"
     if not tensor.shape and not taken.own:
         return "a single number, such as a counter"
-    if taken.own or taken.is_block or CHANGES.search(name.lower()):
+    if taken.own or taken.is_block or re.search(CHANGES, name.lower()):
         return None
     if parts[: len(root)] != root:
         return f"beside the model, which is in {printable('.'.join(root))}"
     first = parts[len(root)].lower() if len(parts) > len(root) else ""
-    return "a head that is not the language model's" if HEADS.fullmatch(first) and first not in _OUTSIDE else None
+    return "a head that is not the language model's" if re.fullmatch(HEADS, first) and first not in _OUTSIDE else None
 
 
 def _squeezed(name: str, tensor: LazyTensor) -> LazyTensor:
     """Take a leading axis of 1 off a matrix: of OpenAI's convolutions, and of positions shaped like a batch."""
-    is_matrix = name == "wpe.weight" or re.fullmatch(r"h\.\d+\.(attn|mlp)\.\w+\.weight", name)
-    if is_matrix and len(tensor.shape) == 3 and tensor.shape[0] == 1:
+    if len(tensor.shape) == 3 and tensor.shape[0] == 1 and name.endswith(("wpe.weight", *MATRICES, *APART)):
         return changed(tensor, tensor.shape[1:], lambda x: x[0])
     return tensor
 
@@ -238,6 +239,7 @@ def _squeezed(name: str, tensor: LazyTensor) -> LazyTensor:
 
 
 MATRICES = (".c_attn.weight", ".attn.c_proj.weight", ".c_fc.weight", ".mlp.c_proj.weight")
+APART = (".attn.query.weight", ".attn.key.weight", ".attn.value.weight")
 GAINS = (".ln_1.weight", ".ln_2.weight", "ln_f.weight")
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from numgpt.checkpoint.files import brief, opened, printable, wrong
-from numgpt.checkpoint.pickles import MAX_PICKLE, Tensor, Unpickler, copy_plainly
 from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.errors import TokenError
 from numgpt.fast.tokenizer import AddedToken, Tokenizer
@@ -63,6 +62,8 @@ class Characters(Tokenizer):
 
 def read_characters(path: Path) -> Characters:
     """Read a meta.pkl. Raises CheckpointError where it is damaged, or asks for anything but plain values."""
+    from numgpt.checkpoint.pickles import MAX_PICKLE, Unpickler, copy_plainly  # here, as few models have such a file
+
     with opened(path) as file:
         values = Unpickler(path, file, MAX_PICKLE).load()
     values = copy_plainly(path, values, partial(_no_tensor, path))
@@ -73,7 +74,7 @@ def read_characters(path: Path) -> Characters:
     return characters_of(values, path)
 
 
-def _no_tensor(path: Path, name: str, tensor: Tensor) -> LazyTensor:
+def _no_tensor(path: Path, name: str, tensor: Any) -> LazyTensor:
     raise wrong(path, f"a tensor at {printable(name)}, expected texts and ids")
 
 

@@ -24,7 +24,7 @@ class Format(NamedTuple):
     module: str  # in this room; imported when a file is looked at, so that the rest starts faster
     names: tuple[str, ...]  # of files by which a folder of this format is known
     endings: tuple[str, ...]  # of files that may have any name, and count where there is one of them alone
-    is_whole: bool = False  # it holds config and tokenizer too: what lies beside it does not count
+    whole: bytes = b""  # how its files begin, if they hold config and tokenizer too: what lies beside does not count
 
 
 PYTORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json", "ckpt.pt")
@@ -32,16 +32,17 @@ FORMATS = (  # a file is of the first that takes it; so are those of a folder th
     Format("safetensors", ("model.safetensors", "model.safetensors.index.json"), (".safetensors",)),
     Format("pytorch", PYTORCH, (".bin", ".pt", ".pth", ".ckpt")),
     Format("tensorflow", ("checkpoint", "model.ckpt.index"), (".index",)),
-    Format("gguf", (), (".gguf",), is_whole=True),
+    Format("gguf", (), (".gguf",), whole=b"GGUF"),
     Format("llmc", (), (".bin",)),
     Format("keras", ("tf_model.h5", "tf_model.h5.index.json"), (".h5",)),
     Format("flax", ("flax_model.msgpack", "flax_model.msgpack.index.json"), (".msgpack",)),
     Format("ggml", (), (".bin", ".ggml")),
 )
-LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")  # of a split file, which its first part stands for
-STEP = re.compile(r"-(\d{1,12})\.index$", re.ASCII)  # of OpenAI's checkpoints, which lie beside one another
-NO_WEIGHTS = re.compile(  # an adapter's, a training's, and what else has the form of a file of weights
-    r"adapter_model\.|training_args\.bin|(optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)|meta\.pkl|.*\.(part|npy|npz|zip)"
+LATER_PART = r"-(?!00001)\d{5}-of-\d{5}\.gguf$"  # of a split file, which its first part stands for
+STEP = r"-([0-9]{1,12})\.index$"  # of OpenAI's checkpoints, which lie beside one another
+NO_WEIGHTS = (  # an adapter's, a training's, and what else has the form of a file of weights
+    r"adapter_model\.|training_args\.bin|(optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)|meta\.pkl|"
+    r".*\.(part|npy|npz|zip)"
 )
 
 
@@ -71,7 +72,7 @@ def format_of(glance: Glance) -> ModuleType:
 def is_whole(path: Path) -> bool:
     """Tell whether a file holds all of a model, its config and its tokenizer too."""
     glance = look_at(path)
-    return any(format.is_whole and module_of(format).is_mine(glance) for format in FORMATS)
+    return any(format.whole and glance.start.startswith(format.whole) for format in FORMATS)
 
 
 def module_of(format: Format) -> ModuleType:
@@ -87,10 +88,10 @@ def find_weights(folder: Path) -> Path:
     """
     if named := named_weights(folder):
         return named
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not NO_WEIGHTS.match(path.name))
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not re.match(NO_WEIGHTS, path.name))
     files = [path for path in files if not _is_beside(path) and not kind_of([path.name])]
     for format in FORMATS:
-        found = [path for path in files if path.name.endswith(format.endings) and not LATER_PART.search(path.name)]
+        found = [path for path in files if path.name.endswith(format.endings) and not re.search(LATER_PART, path.name)]
         if found:
             return _one_of(folder, found)
     readers = [module_of(format) for format in FORMATS]
@@ -110,7 +111,7 @@ def find_weights(folder: Path) -> Path:
 
 def _one_of(folder: Path, found: list[Path]) -> Path:
     """Return the only one, or of several steps of a training the last. Raises CheckpointError for several others."""
-    steps = {int(match[1]): path for path in found if (match := STEP.search(path.name))}
+    steps = {int(match[1]): path for path in found if (match := re.search(STEP, path.name))}
     if len(found) == 1 or (steps and len(steps) == len(found)):
         return steps[max(steps)] if steps else found[0]
     listed = listing([path.name for path in found])

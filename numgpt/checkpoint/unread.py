@@ -35,9 +35,9 @@ KINDS = (
 QUANTISED = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ"}  # what their programs put beside the weights
 METHODS = {"gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes"}
 TENSORS = {  # what ends the names of tensors that only quantised weights have
-    "bitsandbytes": re.compile(r"\.(SCB|(nested_)?(absmax|quant_map)|quant_state\.\w+)$"),
-    "GPTQ": re.compile(r"\.g_idx$"),
-    "GPTQ or AWQ": re.compile(r"\.(qweight|qzeros)$"),
+    "bitsandbytes": (".SCB", "absmax", "quant_map", ".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4"),
+    "GPTQ": (".g_idx",),
+    "GPTQ or AWQ": (".qweight", ".qzeros"),
 }
 
 
@@ -94,7 +94,6 @@ def refuse_tensors(where: object, tensors: Mapping[str, Any]) -> None:
     Traceback (most recent call last):
     numgpt.errors.CheckpointError: x: h.0.attn.c_attn.qweight: quantised by GPTQ or AWQ, expected plain numbers: ...
     """
-    for method, pattern in TENSORS.items():
-        for name in filter(pattern.search, tensors):
-            what = f"{printable(name)}: quantised by {method}, expected plain numbers"
-            raise wrong(where, what, UNQUANTISED)
+    for method, endings in TENSORS.items():
+        if name := next((name for name in tensors if name.endswith(endings)), None):
+            raise wrong(where, f"{printable(name)}: quantised by {method}, expected plain numbers", UNQUANTISED)

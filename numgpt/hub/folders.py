@@ -70,7 +70,7 @@ def list_names() -> list[str]:
     folder = weights_folder()
     found = [path.parent for path in (*folder.glob("*/config.json"), *folder.glob("*/*/config.json"))]  # owner/name
     alone = [path for path in (*folder.glob("*.gguf"), *folder.glob("*/*.gguf")) if path.parent not in found]
-    alone = [path for path in alone if not LATER_PART.search(path.name)]  # files that need nothing beside them
+    alone = [path for path in alone if not re.search(LATER_PART, path.name)]  # files that need nothing beside them
     others = sorted(path.relative_to(folder).as_posix() for path in (*found, *alone))
     return [*KNOWN, *(name for name in others if name not in KNOWN)]
 

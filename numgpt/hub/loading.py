@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -133,5 +132,7 @@ def meant(name: str) -> str:
     >>> meant("gpt-2"), meant("my/own")
     (': did you mean gpt2?', '')
     """
+    from difflib import get_close_matches  # here, as what is found needs none
+
     near = get_close_matches(name.lower(), [other for other in list_names() if other != name], n=1, cutoff=0.8)
     return f": did you mean {near[0]}?" if near else ""

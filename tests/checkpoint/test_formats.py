@@ -392,7 +392,7 @@ def test_a_folder_of_each_kind_is_found_told_and_opened(tmp_path, expected, form
     opened = module_of(format).open_weights(look_at(found))
     assert isinstance(opened, Opened)
     assert opened.weights.parent == folder
-    assert opened.folder == (None if format.is_whole else folder)
+    assert opened.folder == (None if format.whole else folder)
     assert len(opened.tensors) == len(opened.hub_tensors)
     assert (opened.check is not None) == (format.module == "tensorflow")
     assert_same(numgpt.load(folder), expected, activation_function=opened.config.activation_function)
