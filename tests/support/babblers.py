@@ -1,4 +1,4 @@
-"""A checkpoint that says anything, and quickly: the tokenizer and the context of the storyteller, and weights of chance.
+"""A checkpoint that says anything, and quickly: tokenizer and context of the storyteller, and weights of chance.
 
 For tests of what is done with a text, whatever it says.
 """
