@@ -30,7 +30,7 @@ GROUPS = {  # name -> the module of this room that has it, and a line about it
         "models": ("checkpoints", "list the checkpoints that are known by name, and where they are"),
         "download": ("checkpoints", "fetch a checkpoint and verify it"),
         "inspect": ("checkpoints", "show the config, tensors and health of a checkpoint"),
-        "convert": ("checkpoints", "write any checkpoint as a folder that Transformers loads"),
+        "convert": ("checkpoints", "write any checkpoint for Transformers, llama.cpp or llm.c"),
     },
     "looking inside": {
         "tokenize": ("tokens", "show the ids and pieces of a text"),
