@@ -433,6 +433,7 @@ def many_strings(length, size=11_990_000):
     return header(0, 1, rest=string("k") + struct.pack("<IIQ", 9, 8, count) + strings)
 
 
+@pytest.mark.thorough
 def test_a_header_is_read_in_bounded_time(tmp_path):
     path = write_bytes(tmp_path / "m.gguf", many_strings(0))
     start = time.process_time()

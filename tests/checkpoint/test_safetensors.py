@@ -701,7 +701,7 @@ def sound_files(draw) -> bytes:
     return pack(text, bytes(i % 2 for i in range(size)))
 
 
-@fuzz(60)
+@fuzz()
 @given(raw=sound_files())
 def test_any_sound_file_is_read(tmp_path, raw):
     path = write(tmp_path / "x.safetensors", raw)
@@ -756,7 +756,7 @@ ENTRIES = st.fixed_dictionaries(
 HEADERS = st.dictionaries(NAMES | st.just("__metadata__"), ENTRIES | VALUES, max_size=4)
 
 
-@fuzz(80)
+@fuzz()
 @given(header=HEADERS, data=st.binary(max_size=8))
 def test_any_json_for_a_header(tmp_path, header, data):
     read_or_refused(save(tmp_path, header, data), read_safetensors)
