@@ -6,10 +6,12 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
-# The same examples on each run, so that a machine's speed or luck decides nothing. To look for new ones:
-# pytest --hypothesis-profile=explore
+# The same examples on each run, so that a machine's speed or luck decides nothing. .ci/run has more of them, by
+# pytest --hypothesis-profile=thorough; to look for new ones: --hypothesis-profile=explore
 unchecked = [HealthCheck.too_slow]
-settings.register_profile("steady", max_examples=30, derandomize=True, deadline=None, suppress_health_check=unchecked)
+steady = settings(max_examples=10, derandomize=True, deadline=None, suppress_health_check=unchecked)
+settings.register_profile("steady", steady)
+settings.register_profile("thorough", steady, max_examples=100)
 settings.register_profile("explore", max_examples=1000, deadline=None, suppress_health_check=unchecked)
 settings.load_profile("steady")
 
@@ -23,7 +25,7 @@ for name in ("NUMGPT_WEIGHTS", "HF_ENDPOINT", "HF_TOKEN", "HF_TOKEN_PATH", "HF_H
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = str(Path(__file__).parent / "no cache here")
 
-# What pytest makes of thousands of tests stays to the end: no search for garbage need go through it.
+# What pytest makes of thousands of tests stays to the end: no search for garbage need go through it again and again.
 gc.disable()
 
 

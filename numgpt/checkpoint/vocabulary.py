@@ -8,7 +8,7 @@ Sources: the files of the GPT-2 release, 2019; the tokenizer files of Transforme
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 
 from numgpt import tokenizer as readable
@@ -40,6 +40,11 @@ _GPT2_FILES = (
 )
 
 
+@cache
+def _gpt2_tables() -> Tokenizer:
+    return read_merges(_GPT2_MERGES)
+
+
 def gpt2() -> Tokenizer:
     """The tokenizer of GPT-2, all sizes, from the merges that come with numgpt.
 
@@ -50,7 +55,7 @@ def gpt2() -> Tokenizer:
 
 
 class _GPT2(Tokenizer):
-    """GPT-2's tokenizer, which reads its merges when a text or an id first needs them: that takes 70 ms.
+    """GPT-2's tokenizer, whose merges are read when a text or an id first needs them: that takes 70 ms, once a process.
 
     Loading a model asks for sizes and special tokens alone, which are known beforehand; all else asks `_whole`.
     """
@@ -62,9 +67,9 @@ class _GPT2(Tokenizer):
     def __len__(self) -> int:
         return 50257
 
-    @cached_property
+    @property
     def _whole(self) -> Tokenizer:
-        return read_merges(_GPT2_MERGES)
+        return _gpt2_tables()
 
     @property
     def vocabulary(self) -> Mapping[bytes, int]:  # type: ignore[override]

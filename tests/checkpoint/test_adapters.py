@@ -524,13 +524,13 @@ def damaged_config(tmp_path, changes, damages):
     survives(folder, base)
 
 
-@fuzz(60)
+@fuzz(20)
 @given(st.lists(CUTS, min_size=1, max_size=3))
 def test_damaged_tensors_are_refused(tmp_path, damages):
     damaged_tensors(tmp_path, damages)
 
 
-@fuzz(60)
+@fuzz(20)
 @given(st.dictionaries(KEYS, VALUES, max_size=3), st.lists(CUTS, max_size=1))
 def test_a_damaged_config_is_refused(tmp_path, changes, damages):
     damaged_config(tmp_path, changes, damages)

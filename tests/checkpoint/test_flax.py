@@ -390,7 +390,7 @@ def check_damaged(folder, raw):
 
 
 @given(raw=DAMAGED)
-@fuzz(120)
+@fuzz()
 def test_whatever_is_in_a_file_only_a_checkpoint_error_comes_out(tmp_path, raw):
     check_damaged(tmp_path, raw)
 

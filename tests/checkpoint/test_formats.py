@@ -569,8 +569,9 @@ def test_a_conversion_writes_gpt2s_vocabulary_as_the_hub_has_it(tmp_path):
     path = write_nanogpt(tmp_path / "ckpt.pt", hub_tensors(vocab_size=50257, n_inner=24), vocab_size=50257)
     target = convert(path, tmp_path / "target")
     assert (target / "merges.txt").read_bytes() == (Path(numgpt.__file__).parent / "data" / "vocab.bpe").read_bytes()
-    assert numgpt.load(target).tokenizer.vocabulary == gpt2().vocabulary
-    assert numgpt.load(target).tokenizer.special_tokens == gpt2().special_tokens
+    tokenizer = numgpt.load(target).tokenizer
+    assert tokenizer.vocabulary == gpt2().vocabulary
+    assert tokenizer.special_tokens == gpt2().special_tokens
 
 
 def test_a_conversion_never_writes_over_what_is_there(tmp_path):

@@ -266,7 +266,7 @@ PIECES = st.lists(st.lists(PIECE, min_size=1, max_size=5), min_size=1, max_size=
 
 
 @given(pieces=PIECES)
-@fuzz(30)
+@fuzz()
 def test_whatever_the_names_are_only_a_checkpoint_error_comes_out(tmp_path, pieces):
     damaged_names(tmp_path, pieces)
 
@@ -297,7 +297,7 @@ def edited(edits):
 
 
 @given(edits=EDITS)
-@fuzz(30)
+@fuzz()
 def test_whatever_is_in_a_file_only_a_checkpoint_error_comes_out(tmp_path, edits):
     check_damaged(tmp_path, edited(edits))
 

@@ -701,7 +701,7 @@ def sound_files(draw) -> bytes:
     return pack(text, bytes(i % 2 for i in range(size)))
 
 
-@fuzz(60)
+@fuzz()
 @given(raw=sound_files())
 def test_any_sound_file_is_read(tmp_path, raw):
     path = write(tmp_path / "x.safetensors", raw)
@@ -756,13 +756,13 @@ ENTRIES = st.fixed_dictionaries(
 HEADERS = st.dictionaries(NAMES | st.just("__metadata__"), ENTRIES | VALUES, max_size=4)
 
 
-@fuzz(80)
+@fuzz()
 @given(header=HEADERS, data=st.binary(max_size=8))
 def test_any_json_for_a_header(tmp_path, header, data):
     read_or_refused(save(tmp_path, header, data), read_safetensors)
 
 
-@fuzz(80)
+@fuzz()
 @given(
     index=VALUES | st.fixed_dictionaries({"weight_map": st.dictionaries(NAMES, NAMES | VALUES, max_size=3) | VALUES})
 )
@@ -772,7 +772,7 @@ def test_any_json_for_an_index(tmp_path, index):
     read_or_refused(path, read_index)
 
 
-@fuzz(80)
+@fuzz()
 @given(raw=st.binary(max_size=40))
 def test_any_bytes_at_all(tmp_path, raw):
     for content in (raw, pack(raw), pack(b"{" + raw)):

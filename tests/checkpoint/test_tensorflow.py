@@ -851,7 +851,7 @@ def sound_tensors(draw) -> dict[str, Tensor]:
     return tensors
 
 
-@fuzz(50)
+@fuzz()
 @given(tensors=sound_tensors(), block_size=st.sampled_from([1, 50, 1 << 18]))
 def test_any_sound_checkpoint_is_read(tmp_path, tensors, block_size):
     path = save(tmp_path / "x.ckpt", tensors, 2, block_size)
@@ -880,7 +880,7 @@ def test_each_flipped_bit_of_an_index_is_noticed(tmp_path, block_size):
             assert not is_taken(path), (at, bit)
 
 
-@pytest.mark.parametrize("block_size", [1, 40, 1 << 18])
+@pytest.mark.parametrize("block_size", [pytest.param(1, marks=pytest.mark.thorough), 40, 1 << 18])
 def test_each_truncation_of_an_index_is_noticed(tmp_path, block_size):
     path = save(tmp_path / "x.ckpt", SMALL, block_size=block_size)
     raw = path.read_bytes()
@@ -905,8 +905,7 @@ def put(tmp_path: Path, raw: bytes) -> Path:
     return write(tmp_path / INDEX, raw)
 
 
-@fuzz(8)
-@given(bit=st.integers(0, 7))
+@pytest.mark.parametrize("bit", [0, 7, *(pytest.param(bit, marks=pytest.mark.thorough) for bit in range(1, 7))])
 def test_each_flipped_bit_behind_a_repaired_checksum(tmp_path, bit):
     data, handles = pack(SMALL_PAIRS), pack([(b"c", varint(0) + varint(len(pack(SMALL_PAIRS))))])
     assert is_taken(put(tmp_path, bundles.with_index([seal(data)], handles)))
@@ -950,7 +949,7 @@ ENTRIES = st.builds(
 )
 
 
-@fuzz(80)
+@fuzz()
 @given(
     head=st.just(header()) | st.builds(header, NUMBERS, NUMBERS, MESSAGES) | MESSAGES,
     values=st.dictionaries(st.binary(max_size=4), ENTRIES | MESSAGES, max_size=4),
@@ -962,7 +961,7 @@ def test_any_messages_for_header_and_tensors(tmp_path, head, values, block_size)
     is_taken(put(tmp_path, table(pairs, block_size)))
 
 
-@fuzz(80)
+@fuzz()
 @given(handles=st.lists(st.tuples(st.binary(max_size=4), NUMBERS | st.just(len(pack(PAIRS))), NUMBERS), max_size=4))
 def test_any_handles_for_blocks(tmp_path, handles):
     contents = pack([(key, varint(at) + varint(size)) for key, at, size in handles])
@@ -972,7 +971,7 @@ def test_any_handles_for_blocks(tmp_path, handles):
         is_taken(put(tmp_path, raw[:-48] + bundles.footer((at, size), (size, at))[:40] + raw[-8:]))
 
 
-@fuzz(80)
+@fuzz()
 @given(raw=st.binary(max_size=60), compression=st.sampled_from([0, 0, 0, 1, 255]))
 def test_any_bytes_for_a_file_a_block_and_a_message(tmp_path, raw, compression):
     for content in (raw, raw + bundles.MAGIC, join([seal(raw, compression)], [b"z"]), a(raw), table([(b"", raw)])):

@@ -5,6 +5,7 @@ import copy
 import json
 import os
 import pickle
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -523,21 +524,24 @@ def test_an_empty_vocabulary_is_refused(tmp_path: Path) -> None:
 # ---- GPT-2's own
 
 
-def write_gpt2(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def gpt2_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """GPT-2's two files, to the byte."""
-    merges = (Path(vocabulary.__file__).parents[1] / "data" / "vocab.bpe").read_bytes()
-    tokenizer = read_merges(Path(vocabulary.__file__).parents[1] / "data" / "vocab.bpe")
-    vocabulary.write_vocabulary(tokenizer, folder)
+    folder = tmp_path_factory.mktemp("gpt2")
+    vocabulary.write_vocabulary(gpt2(), folder)
     ids = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     (folder / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
-    assert (folder / "merges.txt").read_bytes() == merges
+    merges = Path(vocabulary.__file__).parents[1] / "data" / "vocab.bpe"
+    assert (folder / "merges.txt").read_bytes() == merges.read_bytes()
     return folder
 
 
 def test_gpt2s_tokenizer_says_of_itself_what_its_tables_say() -> None:
-    told, made = gpt2(), read_merges(Path(vocabulary.__file__).parents[1] / "data" / "vocab.bpe")
+    made = read_merges(Path(vocabulary.__file__).parents[1] / "data" / "vocab.bpe")
+    vocabulary._gpt2_tables.cache_clear()
+    told = gpt2()
     assert (len(told), told.n_ordinary, told.special_tokens) == (len(made), made.n_ordinary, made.special_tokens)
-    assert "_whole" not in vars(told)  # nothing of this needed the tables
+    assert vocabulary._gpt2_tables.cache_info().currsize == 0  # nothing of this needed the tables
     assert told.encode("Hello world<|endoftext|>") == made.encode("Hello world<|endoftext|>")
     assert told.encode("Hi<|endoftext|>", allow_special=True) == made.encode("Hi<|endoftext|>", allow_special=True)
     assert told.encode_word(" world") == made.encode_word(" world")
@@ -546,14 +550,19 @@ def test_gpt2s_tokenizer_says_of_itself_what_its_tables_say() -> None:
 
 
 @pytest.mark.parametrize("ask", ["encode", "encode_word", "decode", "decode_stream", "pieces"])
-def test_gpt2s_tokenizer_is_made_by_whatever_asks_it_first(ask: str) -> None:
-    told, made = gpt2(), read_merges(Path(vocabulary.__file__).parents[1] / "data" / "vocab.bpe")
-    given: Any = "Hi" if ask.startswith("encode") else [15496, 995]
+def test_gpt2s_tokenizer_is_made_by_whatever_asks_it_first(ask: str, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "vocab.bpe").write_text("H i\n", encoding="utf-8")
+    made = read_merges(tmp_path / "vocab.bpe")
+    monkeypatch.setattr(vocabulary, "_GPT2_MERGES", tmp_path / "vocab.bpe")
+    monkeypatch.setattr(vocabulary, "_gpt2_tables", cache(vocabulary._gpt2_tables.__wrapped__))
+    told = gpt2()
+    given: Any = "Hi" if ask.startswith("encode") else [256, 39]
     answers = [getattr(tokenizer, ask)(given) for tokenizer in (told, made)]
     assert list(answers[0]) == list(answers[1])
 
 
 def test_gpt2s_tokenizer_can_be_copied_before_and_after_its_tables_are_made() -> None:
+    vocabulary._gpt2_tables.cache_clear()
     tokenizer = gpt2()
     for _ in range(2):
         for copied in (copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
@@ -563,19 +572,22 @@ def test_gpt2s_tokenizer_can_be_copied_before_and_after_its_tables_are_made() ->
         _ = tokenizer.wings
 
 
-def test_gpt2s_own_files_are_told_by_their_bytes(tmp_path: Path) -> None:
+def test_gpt2s_own_files_are_told_by_their_bytes(gpt2_files: Path, tmp_path: Path) -> None:
     """vocab.json of the release is what json.dumps writes of its ids, so its hash can be met without a download."""
-    write_gpt2(tmp_path)
-    found = from_folder(tmp_path)
+    found = from_folder(gpt2_files)
     assert type(found) is type(gpt2())
-    (tmp_path / "merges.txt").write_bytes((tmp_path / "merges.txt").read_bytes() + b"\n")
+    for file in gpt2_files.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with (tmp_path / "merges.txt").open("ab") as merges:
+        merges.write(b"\n")
     other = from_folder(tmp_path)
     assert type(other) is Tokenizer
     assert other.encode("Hello world") == found.encode("Hello world")
 
 
-def test_gpt2s_files_with_more_beside_them_are_read_with_it(tmp_path: Path) -> None:
-    write_gpt2(tmp_path)
+def test_gpt2s_files_with_more_beside_them_are_read_with_it(gpt2_files: Path, tmp_path: Path) -> None:
+    for file in gpt2_files.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "added_tokens.json").write_text('{"<|pad|>": 50257}')
     tokenizer = from_folder(tmp_path)
     assert type(tokenizer) is Tokenizer

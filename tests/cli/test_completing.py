@@ -11,6 +11,7 @@ import numgpt
 from numgpt.cli import main as cli
 from numgpt.decoding.beam import beam_search
 
+pytestmark = pytest.mark.usefixtures("storyteller_once")
 STORY = ["generate", "Once upon a time", "--seed", "1", "-n", "20"]
 
 

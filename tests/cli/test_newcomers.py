@@ -15,6 +15,8 @@ import numgpt
 from numgpt.cli import threads
 from numgpt.errors import CheckpointError, OptionError
 
+pytestmark = pytest.mark.usefixtures("storyteller_once")
+
 
 @pytest.fixture(scope="module")
 def without_tokenizer(tmp_path_factory):

@@ -12,6 +12,8 @@ import numgpt
 from numgpt.cli import main as cli
 from numgpt.measure.scoring import score, score_last_words
 
+pytestmark = pytest.mark.usefixtures("storyteller_once")
+
 
 def line(text):
     return json.dumps({"text": text})

@@ -317,7 +317,9 @@ def assert_frequencies_fit(ids, weights):
     assert 1e-6 < chance(statistic, len(expected) - 1) < 1 - 1e-6
 
 
-@pytest.mark.parametrize("axis", ["positions", "seeds", "streams"])
+@pytest.mark.parametrize(
+    "axis", ["positions", *(pytest.param(axis, marks=pytest.mark.thorough) for axis in ("seeds", "streams"))]
+)
 def test_tokens_come_as_often_as_their_probability_says_over(axis):
     logits = logits_of(WEIGHTS)
     ids = []

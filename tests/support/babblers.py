@@ -1,6 +1,6 @@
-"""A checkpoint that says anything, and quickly: tokenizer and context of the storyteller, and weights of chance.
+"""A checkpoint that says anything, and quickly: the storyteller's tokenizer and context, and a few weights of chance.
 
-For tests of what is done with a text, whatever it says.
+It is for tests of what is done with a text, whatever it says.
 """
 
 import shutil

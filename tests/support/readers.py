@@ -70,9 +70,10 @@ def read_or_refused(path: Path, read: Callable[[Path], Mapping[str, LazyTensor]]
     return None
 
 
-def fuzz(examples: int) -> settings:
-    """So many examples, which may share tmp_path: each writes its file anew."""
-    return settings(max_examples=examples, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def fuzz(examples: int | None = None) -> settings:
+    """So many examples, or as many as the profile says, which may share tmp_path: each writes its file anew."""
+    count = settings.default.max_examples if examples is None else examples
+    return settings(max_examples=count, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 ANY_BYTES = st.binary(min_size=1, max_size=40)

@@ -198,7 +198,7 @@ def check_damaged(tmp_path, raw):
 
 
 @given(raw=DAMAGED)
-@fuzz(100)
+@fuzz()
 def test_whatever_is_in_a_file_only_a_checkpoint_error_comes_out(tmp_path, raw):
     check_damaged(tmp_path, raw)
 
