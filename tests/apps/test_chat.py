@@ -160,6 +160,7 @@ def test_a_turn_that_never_fits_is_refused_and_the_chat_goes_on():
     assert say(chat, "And you?")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", [transcript, pytest.param(dialogue, marks=pytest.mark.thorough)])
 def test_fifty_turns_stay_inside_the_context_and_cost_their_new_tokens(form):
     """A turn computes what is new in it and what the one before left: its end, and the last token of a reply that was

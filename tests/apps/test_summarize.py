@@ -20,6 +20,7 @@ def test_the_prompt_is_the_article_and_tldr():
     assert summary_prompt("The fox ran.\nIt hid.") == "The fox ran.\nIt hid.\nTL;DR:"
 
 
+@pytest.mark.thorough
 def test_a_summary_is_three_sentences_of_100_tokens_drawn_from_the_two_likeliest():
     """By hand: at each step one of the two largest logits, by the draw that `generate` makes with the same seed."""
     [found] = summarize(MODEL, f"\n{ARTICLE}\n", seed=1)

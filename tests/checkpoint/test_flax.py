@@ -342,6 +342,7 @@ def endless(folder, value):
 ENDLESS = [b"\xc0", b"\xa0", b"\x80", b"\x90", b"\xc4\0", b"\xd4\2x", b"\xd6\1\x93\x90\xa0\x90"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("value", ENDLESS)
 def test_values_without_end_are_refused_in_bounded_time(folder, value):
     path = endless(folder, value)

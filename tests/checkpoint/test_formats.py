@@ -494,7 +494,15 @@ def test_a_file_of_another_kind_is_refused_by_name(tmp_path, start, message):
 # ---- writing
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLES if name != ".gguf"])  # of which test_gguf_export.py is
+LIKE_ANOTHER = [name for name in SAMPLES if name.startswith(".") or "index" in name]
+NAMES = [
+    pytest.param(name, marks=pytest.mark.thorough if name in LIKE_ANOTHER else ())
+    for name in SAMPLES
+    if name != ".gguf"
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_format_converts_to_a_folder_and_to_gguf_and_back_and_nothing_is_lost(tmp_path, name):
     (tmp_path / "source").mkdir()
     SAMPLES[name](tmp_path / "source", hub_tensors(TOKENS, n_inner=24))
@@ -565,6 +573,7 @@ def test_a_conversion_takes_the_tokenizer_along(tmp_path):
         assert (target / name).read_bytes() == (source / name).read_bytes()
 
 
+@pytest.mark.thorough
 def test_a_conversion_writes_gpt2s_vocabulary_as_the_hub_has_it(tmp_path):
     path = write_nanogpt(tmp_path / "ckpt.pt", hub_tensors(vocab_size=50257, n_inner=24), vocab_size=50257)
     target = convert(path, tmp_path / "target")

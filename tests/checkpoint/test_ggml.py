@@ -261,6 +261,7 @@ def test_a_file_of_another_model_is_told(tmp_path):
     assert said.startswith("n_vocab is 11 and then 1, expected the same twice: it is of another model than GPT-2")
 
 
+@pytest.mark.thorough
 def test_tokens_and_tensors_without_end_are_refused_in_bounded_time(tmp_path):
     count = 1 << 19
     words = write_bytes(tmp_path / "words.bin", head((count, 7, 6, 2, 2), tokens=[b""] * count))

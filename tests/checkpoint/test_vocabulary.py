@@ -572,6 +572,7 @@ def test_gpt2s_tokenizer_can_be_copied_before_and_after_its_tables_are_made() ->
         _ = tokenizer.wings
 
 
+@pytest.mark.thorough
 def test_gpt2s_own_files_are_told_by_their_bytes(gpt2_files: Path, tmp_path: Path) -> None:
     """vocab.json of the release is what json.dumps writes of its ids, so its hash can be met without a download."""
     found = from_folder(gpt2_files)
@@ -585,6 +586,7 @@ def test_gpt2s_own_files_are_told_by_their_bytes(gpt2_files: Path, tmp_path: Pat
     assert other.encode("Hello world") == found.encode("Hello world")
 
 
+@pytest.mark.thorough
 def test_gpt2s_files_with_more_beside_them_are_read_with_it(gpt2_files: Path, tmp_path: Path) -> None:
     for file in gpt2_files.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -188,6 +188,7 @@ def test_a_terminal_shows_a_prompt_edits_lines_and_recalls_them():
     assert first == say(chat, "Hello!").splitlines()[-1]
 
 
+@pytest.mark.thorough
 @on_a_terminal
 def test_ctrl_c_at_the_prompt_ends_the_chat():
     terminal = Terminal()

@@ -50,6 +50,7 @@ def test_standard_input_that_is_not_utf_8_is_refused_with_the_place():
     assert result.stderr == b"numgpt: error: standard input: byte 0xff at 2 is not UTF-8: convert it\n"
 
 
+@pytest.mark.thorough
 def test_arguments_that_the_locale_can_not_decode_are_read_as_utf_8(capsys):
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     result = run("tokenize", "w\u00f6rld \U0001f642", "--json", env=ascii_only)
@@ -85,6 +86,7 @@ def test_a_full_disk_is_told_in_one_line():
     assert result.stderr == b"numgpt: error: standard output: No space left on device\n"
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send to one process")
 def test_ctrl_c_in_the_middle_exits_130_without_a_traceback():
     command = [sys.executable, "-m", "numgpt", "generate", "Once", "-n", "400", "--seed", "1"]
@@ -102,6 +104,7 @@ def shell(command):
     return subprocess.run(["bash", "-c", line], capture_output=True, timeout=60)
 
 
+@pytest.mark.thorough
 def test_with_standard_error_closed_the_output_stays_pure():
     result = shell("NUMGPT generate Once --seed 1 -n 2 --json 2>&-")
     assert result.returncode == 0
@@ -109,6 +112,7 @@ def test_with_standard_error_closed_the_output_stays_pure():
     assert shell("NUMGPT generate Once -n -1 2>&-").stdout == b""
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
 def test_a_note_that_can_not_be_written_does_not_cost_the_text():
     result = shell("NUMGPT generate Once -n 2 2>/dev/full")

@@ -317,6 +317,7 @@ def assert_frequencies_fit(ids, weights):
     assert 1e-6 < chance(statistic, len(expected) - 1) < 1 - 1e-6
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "axis", ["positions", *(pytest.param(axis, marks=pytest.mark.thorough) for axis in ("seeds", "streams"))]
 )

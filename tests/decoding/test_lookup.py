@@ -126,6 +126,7 @@ def play(text, start):
     return spent
 
 
+@pytest.mark.thorough
 @given(st.lists(st.integers(0, 3), min_size=200, max_size=400))
 def test_no_text_costs_much_more_than_without(text):
     """Four different tokens in any order: three of them stand in the text before at nearly every place."""

@@ -184,6 +184,7 @@ def test_a_long_word_asks_for_each_pair_a_few_times_only(unit: bytes) -> None:
     assert ranks.asked <= 3 * len(word)
 
 
+@pytest.mark.thorough
 def test_every_piece_of_gpt2_merges_to_itself() -> None:
     for piece, i in GPT2.vocabulary.items():
         assert module._merge_short(piece, GPT2.ranks) == [piece], i

@@ -75,6 +75,7 @@ def test_the_bytes_are_on_the_disk_before_the_file_gets_its_name(hub, tmp_path, 
 # --- cuts
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("reset", [False, True])
 def test_twenty_cuts_cost_at_most_a_twentieth(hub, tmp_path, waits, reset):
     raw = RAW[:9] + random.Random(0).randbytes(8 << 20)
@@ -105,6 +106,7 @@ def test_a_later_process_goes_on_where_the_first_stopped(hub, tmp_path, waits):
     assert hub.sent == len(RAW) - kept
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL to send")
 def test_a_process_that_is_killed_leaves_what_it_has_and_no_lock(hub, tmp_path):
     hub.plan(NAME, drip(50_000, 0.1))
@@ -133,6 +135,7 @@ def test_two_processes_fetch_a_file_once(hub, tmp_path):
     assert hub.sent == len(RAW)
 
 
+@pytest.mark.thorough
 def test_many_threads_fetch_a_file_once(hub, tmp_path):
     args = (url(hub), tmp_path / NAME, len(RAW), sha256(RAW))
     threads = [threading.Thread(target=fetch, args=args) for _ in range(8)]
@@ -145,6 +148,7 @@ def test_many_threads_fetch_a_file_once(hub, tmp_path):
     assert hub.sent == len(RAW)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows locks by msvcrt, and this takes flock away")
 def test_two_at_once_do_no_harm_where_the_file_system_has_no_locks(hub, tmp_path, monkeypatch):
     import fcntl

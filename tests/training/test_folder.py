@@ -98,6 +98,7 @@ def test_killed_before_any_change_of_a_file_it_leaves_a_checkpoint_that_loads_an
     assert n > 8  # a folder, two files that are written, renamed and moved up, and the folder removed
 
 
+@pytest.mark.thorough
 @posix
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_killed_while_it_makes_its_folder_it_begins_anew(text, tmp_path):

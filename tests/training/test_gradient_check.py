@@ -44,6 +44,7 @@ def test_another_loss_and_gradients_of_another_form_are_refused(change, message)
         check_gradient(IDS, TARGETS, PARAMS, CONFIG, lambda *arguments: change(*loss_and_grads(*arguments)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "changes",
     [

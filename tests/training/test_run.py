@@ -25,6 +25,7 @@ from numgpt.training.run import train
 from numgpt.training.settings import Settings
 
 
+@pytest.mark.thorough
 def test_an_evaluation_looks_at_so_many_examples_from_all_over(text, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "EVALUATED", 4)
     run, _ = training.open_run(text, tmp_path / "out", Settings(answers_after="="), None)

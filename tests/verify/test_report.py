@@ -30,6 +30,7 @@ def test_an_independent_implementation_passes(dtype):
         assert (report.left, report.not_compared, report.causes, report.pattern) == (0, {}, [], [])
 
 
+@pytest.mark.thorough
 def test_the_reference_dumps_of_transformers_pass():
     """Each is held to the model that lies in the same file."""
     from test_reference import DUMPS, read

@@ -27,6 +27,7 @@ def test_a_bug_in_every_layer_is_found_in_the_right_tensor_and_named(bug):
     assert "differs first" not in report.causes[0]  # it explains all that follows, too
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("bug", list(BUGS)[::12])
 def test_a_bug_in_every_layer_is_named_by_the_logits_alone(bug):
     model = wide(**NEEDS.get(bug, {}))
@@ -67,6 +68,7 @@ TRAINED = ["position offset 1", "epsilon 1e-6", "unbiased variance", "order k q 
 TRAINED += ["mask sees next", "transposed attn.c_proj", "erf", "half table", "bfloat16 weights"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("bug", TRAINED[-2:-1])
 def test_bugs_are_named_in_a_trained_model(bug):
     model, ids = storyteller()
@@ -75,6 +77,7 @@ def test_bugs_are_named_in_a_trained_model(bug):
     assert WORDS[bug] in report.causes[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("bug", ["epsilon 1e-12", "erf", "half table", "mask hides self"])
 def test_bugs_are_named_in_float64_where_they_are_far_above_the_noise(bug):
     model = wide()
@@ -106,6 +109,7 @@ def test_scores_dumped_before_the_mask_are_told_from_a_missing_mask():
     assert cause.startswith("the scores were dumped before the mask, which itself is right")
 
 
+@pytest.mark.thorough
 def test_as_many_heads_as_a_head_has_features_are_known_by_their_shape_and_from_the_logits():
     """q.view(T, D, H).transpose(0, 1): D heads of size H, on the way, and something of the right shape at the end."""
     model = wide()
