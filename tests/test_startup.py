@@ -69,7 +69,14 @@ def test_help_shows_what_is_public():
         assert line in text
 
 
-@pytest.mark.parametrize("statement", ["import numgpt", "import numgpt.fast", "from numgpt import fast, ops, trace"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from numgpt import fast, ops, trace",
+        pytest.param("import numgpt", marks=pytest.mark.thorough),
+        pytest.param("import numgpt.fast", marks=pytest.mark.thorough),
+    ],
+)
 def test_the_modules_of_the_package_are_its_attributes(statement):
     code = "print(numgpt.fast.__name__, numgpt.ops.__name__, numgpt.trace.__name__)"
     run = python(f"{statement}\nimport numgpt\n{code}")

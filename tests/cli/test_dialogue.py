@@ -189,6 +189,7 @@ def test_a_terminal_shows_a_prompt_edits_lines_and_recalls_them():
 
 
 @on_a_terminal
+@pytest.mark.thorough
 def test_ctrl_c_at_the_prompt_ends_the_chat():
     terminal = Terminal()
     terminal.read_until("> ")

@@ -100,6 +100,7 @@ def test_killed_before_any_change_of_a_file_it_leaves_a_checkpoint_that_loads_an
 
 @posix
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.thorough
 def test_killed_while_it_makes_its_folder_it_begins_anew(text, tmp_path):
     options = {**TINY, "steps": 1, "warmup_steps": 1}
     train(text, tmp_path / "whole", **options)

@@ -55,6 +55,7 @@ BY_LOGITS = ["erf", "no scale", "transposed attn.c_proj", "order k q v", "unbias
 
 
 @pytest.mark.parametrize("bug", BY_LOGITS[:1])
+@pytest.mark.thorough
 def test_a_bug_in_one_layer_is_named_by_the_logits_alone(bug):
     model = wide()
     logits = dump(IDS, model.params, model.config, bug, layer=1, dtype=np.float32)["logits"]
