@@ -13,6 +13,7 @@ Two kinds of tolerance, both per tensor:
 
 import json
 import pathlib
+from functools import cache
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ FLOAT64 = 1e-12
 FLOAT32 = 8.0
 
 
+@cache
 def read(name):
     """Return one dump as a dict of arrays, and its configuration as the dict that config.json would hold."""
     with np.load(FOLDER / f"model_{name}.npz", allow_pickle=False) as file:

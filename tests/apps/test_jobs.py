@@ -220,7 +220,7 @@ def test_input_is_read_as_there_is_room_for_it(model, source, output, monkeypatc
 
 @pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.thorough)])
 def test_kill_9_loses_and_redoes_nothing(checkpoint, tmp_path, capsys, kills):
-    source = write_lines(tmp_path / "in.jsonl", *({"prompt": f"{i} hi"} for i in range(50 + 50 * kills)))
+    source = write_lines(tmp_path / "in.jsonl", *({"prompt": f"{i} hi"} for i in range(30 + 30 * kills)))
     run = ("generate", "-m", checkpoint, "--input", source, "-n", "8", "-q", "--batch-size", "5", "--output")
     undisturbed, output = tmp_path / "undisturbed.jsonl", tmp_path / "out.jsonl"
     assert call(capsys, *run, undisturbed)[0] == 0

@@ -50,10 +50,10 @@ def test_the_command_prints_the_figures_and_what_they_count(capsys, storyteller)
     assert call(capsys, "score", TEXT, "-q")[2] == ""
 
 
-def test_json_has_each_token_and_the_options_count(capsys, storyteller):
-    options = ["--context", "8", "--stride", "3", "--bos", "--dtype", "float64"]
+def test_json_has_each_token_and_the_options_count(capsys, babbler):
+    options = ["-m", babbler, "--context", "8", "--stride", "3", "--bos", "--dtype", "float64"]
     result = json.loads(call(capsys, "score", TEXT, *options, "--json")[1])
-    found = score(numgpt.load("storyteller", dtype="float64"), TEXT, context=8, stride=3, bos=True)
+    found = score(numgpt.load(babbler, dtype="float64"), TEXT, context=8, stride=3, bos=True)
     assert result["ids"] == found.ids
     assert result["log_probs"] == pytest.approx(found.log_probs.tolist(), abs=1e-10)
     assert result["pieces"][-2:] == ["\\xac", "."]

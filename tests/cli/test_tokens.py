@@ -2,7 +2,7 @@
 
 import json
 
-from support.cli import call, run
+from support.cli import call, pipe_in
 
 
 def test_special_tokens_count_only_where_they_are_allowed(capsys):
@@ -24,6 +24,7 @@ def test_tokenize_shows_the_bytes_of_half_a_character(capsys):
     assert json.loads(call(capsys, "tokenize", "\U0001f642", "--json")[1])["pieces"][0] == r"\xf0"
 
 
-def test_tokenize_keeps_all_of_standard_input_but_the_ends_of_lines_are_plain():
-    result = run("tokenize", "-", "--json", stdin=b" a\r\n\tb\r \n\n")
-    assert "".join(json.loads(result.stdout)["pieces"]) == " a\n\tb\r \n\n"
+def test_tokenize_keeps_all_of_standard_input_but_the_ends_of_lines_are_plain(capsys, monkeypatch):
+    pipe_in(monkeypatch, b" a\r\n\tb\r \n\n")
+    out = call(capsys, "tokenize", "-", "--json")[1]
+    assert "".join(json.loads(out)["pieces"]) == " a\n\tb\r \n\n"

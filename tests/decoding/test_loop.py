@@ -98,7 +98,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 def test_generate_gives_the_ids_of_the_plain_loop_over_whole_texts_without_a_cache(options, dtype):
     params = params_of(CONFIG, dtype)

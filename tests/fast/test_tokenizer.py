@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import numgpt
@@ -56,7 +56,6 @@ runs_of_any_script = st.lists(
 ).map(lambda runs: "".join(character * length for character, length in runs))
 
 
-@settings(max_examples=30, deadline=None)
 @given(runs_of_any_script)
 @example("a" * 2047 + "'re" + " b")
 @example(" " * 2048 + "ж" * 2048)
@@ -184,9 +183,9 @@ def test_a_long_word_asks_for_each_pair_a_few_times_only(unit: bytes) -> None:
     assert ranks.asked <= 3 * len(word)
 
 
-@pytest.mark.thorough
-def test_every_piece_of_gpt2_merges_to_itself() -> None:
-    for piece, i in GPT2.vocabulary.items():
+@pytest.mark.parametrize("step", [10, pytest.param(1, marks=pytest.mark.thorough)])
+def test_every_piece_of_gpt2_merges_to_itself(step: int) -> None:
+    for piece, i in list(GPT2.vocabulary.items())[::step]:
         assert module._merge_short(piece, GPT2.ranks) == [piece], i
 
 

@@ -89,7 +89,7 @@ def test_twenty_cuts_cost_at_most_a_twentieth(hub, tmp_path, waits, reset):
         assert hub.sent < 1.05 * len(raw)
 
 
-def test_a_later_process_goes_on_where_the_first_stopped(hub, tmp_path, waits):
+def test_a_later_call_goes_on_where_the_first_stopped(hub, tmp_path, waits):
     hub.plan(NAME, cut(100_000), *[cut(0)] * 10)
     said = message(url(hub), tmp_path / NAME)
     kept = next(path for path in tmp_path.iterdir()).stat().st_size
@@ -100,7 +100,7 @@ def test_a_later_process_goes_on_where_the_first_stopped(hub, tmp_path, waits):
     assert len(waits) == 5
     hub.plans.clear()
     hub.seen.clear()
-    finish(run(url(hub), tmp_path / NAME))
+    fetch(url(hub), tmp_path / NAME)
     assert (tmp_path / NAME).read_bytes() == RAW
     assert names(tmp_path) == [NAME]
     assert hub.sent == len(RAW) - kept
@@ -125,6 +125,7 @@ def test_a_process_that_is_killed_leaves_what_it_has_and_no_lock(hub, tmp_path):
     assert hub.sent == len(RAW) - kept
 
 
+@pytest.mark.thorough
 def test_two_processes_fetch_a_file_once(hub, tmp_path):
     hub.always(NAME, drip(50_000, 0.02))
     processes = [run(url(hub), tmp_path / NAME, len(RAW), sha256(RAW)) for _ in range(2)]

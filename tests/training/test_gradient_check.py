@@ -67,7 +67,7 @@ def test_the_seed_draws_the_directions():
     assert all(first[path][0] != other[path][0] for path in first)
 
 
-@pytest.mark.parametrize("activation", ["gelu_new", "relu"])
+@pytest.mark.parametrize("activation", ["gelu_new", pytest.param("relu", marks=pytest.mark.thorough)])
 def test_one_wrong_element_of_a_gradient_is_found_in_any_parameter(activation):
     config = CONFIG._replace(activation_function=activation)
     loss, grads = loss_and_grads(IDS, TARGETS, PARAMS, config)
