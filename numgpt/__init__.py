@@ -23,6 +23,7 @@ HOMES = {  # each public name, and the module that it is imported from when it i
     "generate": "decoding.loop",
     "generate_batch": "decoding.batch",
     "load": "hub.loading",
+    "load_tokenizer": "hub.loading",
     "loss_and_grads": "training.backward",
     "score": "measure.scoring",
     "stream": "decoding.text",

@@ -53,7 +53,11 @@ def load_tokenizer(
 ) -> Tokenizer | None:
     """Read the tokenizer of a checkpoint, without its weights. That of OpenAI's models comes with numgpt.
 
-    base, given  as for load
+    name_or_path  as for load; a folder may have the files of a tokenizer alone, a GGUF file a vocabulary alone
+    base, given   as for load
+    Returns a Tokenizer; None where there are no tokenizer files.
+    Raises CheckpointError where there is no such checkpoint, or its tokenizer is damaged or of another kind;
+    DownloadError.
 
     >>> load_tokenizer("gpt2").encode("Hello world")
     [15496, 995]
