@@ -7,7 +7,14 @@ from typing import Any
 
 from numgpt.checkpoint.adapters import base_name, find_adapter
 from numgpt.checkpoint.contract import Opened
-from numgpt.checkpoint.reading import find_tokenizer, float_dtype, open_checkpoint, read_model, tokenizer_beside
+from numgpt.checkpoint.reading import (
+    Unreadable,
+    find_tokenizer,
+    float_dtype,
+    open_checkpoint,
+    read_model,
+    tokenizer_beside,
+)
 from numgpt.checkpoint.settings import NOTHING, check_given
 from numgpt.checkpoint.vocabulary import gpt2
 from numgpt.errors import CheckpointError, DownloadError
@@ -66,8 +73,12 @@ def load_tokenizer(
     if path is None and name_or_path in GPT2_VOCABULARY:
         return gpt2()
     path = path or locate(name_or_path)
-    beside = tokenizer_beside(path)
-    return find_tokenizer(open_named(path, base, given)) if beside is None else beside
+    found = tokenizer_beside(path)
+    if found is None:
+        found = find_tokenizer(open_named(path, base, given))
+    if isinstance(found, Unreadable):
+        raise found.error
+    return found
 
 
 def open_named(

@@ -524,6 +524,8 @@ def test_another_programs_tokenizer_is_named_where_text_is_needed(tmp_path, name
     (folder / name).write_bytes(b"x")
     message = error_of_text(load(folder))
     assert message.startswith(f"{folder}/{name}: is a tokenizer of another kind, {kind}")
+    with pytest.raises(CheckpointError, match=kind):
+        load_tokenizer(folder)
 
 
 @pytest.mark.parametrize("special", [True, False])
