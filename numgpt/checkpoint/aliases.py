@@ -67,8 +67,9 @@ LAST_OF_NORMS = LAST | {"gamma": "weight", "scale": "weight", "g": "weight", "be
 
 WRAPPERS = {"transformer", "module", "_orig_mod"}  # passed over at the front, even if only some names have them
 INNER_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # and these anywhere
-MASKS = {"bias", "masked_bias", "mask", "causal_mask", "attn_mask", "attention_mask", "tril"}
-BUFFERS = {"mask", "causal_mask", "tril", "position_ids", "pos_ids", "positions"}
+MASKS = {"mask", "causal_mask", "attn_mask", "attention_mask", "tril"}
+BIASES = ("bias", "masked_bias")  # those of Transformers
+POSITIONS = {"position_ids", "pos_ids", "positions"}
 HEADS = (
     r"(.*_)?heads?\d*(_.*)?|scores?|classifier|cls|qa_outputs|regressor|regression|pooler|value|critic|reward|summary"
 )
@@ -214,9 +215,12 @@ def _why_left_out(
     last = parts[-1].lower()
     if name.rpartition("/")[0] in tensors or OPTIMIZERS & set(taken.prefix):
         return "a slot of an optimizer"
-    if taken.is_block and last in MASKS and parts[-2].lower() in _ATTENTION:
+    holders = [part.lower() for part in parts[:-1]]
+    if taken.is_block and (
+        (holders[-1] in _ATTENTION and last in BIASES) or (_ATTENTION & set(holders) and last in MASKS)
+    ):
         return "a causal mask"
-    if parts[:-1] == root and last in BUFFERS:
+    if parts[:-1] == root and last in (*MASKS, *POSITIONS):
         return "a mask, or the numbers of the positions"
     if not tensor.shape and not taken.own:
         return "a single number, such as a counter"

@@ -139,6 +139,13 @@ def test_openais_names_beside_the_slots_of_optimizers():
     expect(stored | {f"training/Adam/{name}/m": x for name, x in stored.items()}, hub_tensors())
 
 
+@pytest.mark.parametrize("mask", ["sa.heads.1.tril", "attn.mask", "self_attn.inner.causal_mask", "attn.bias"])
+def test_a_mask_anywhere_in_attention_is_left_out(mask):
+    masks = {f"blocks.{i}.{mask}": np.tri(7, dtype=np.float32) for i in range(2)}
+    stored = dict(renamed(hub_tensors(), (r"^h\.", "blocks.")))
+    expect(stored | masks, hub_tensors(), left_out=dict.fromkeys(masks, "a causal mask"))
+
+
 def test_conv1d_with_query_key_and_value_apart():
     expect(apart(hub_tensors(), ("q_proj", "k_proj", "v_proj"), 1), hub_tensors(), is_linear=False)
 
