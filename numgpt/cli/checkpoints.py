@@ -155,6 +155,7 @@ def list_models(args: argparse.Namespace) -> None:
         where = row["path"] or "not here"
         print(f"  {row['name']:<16} {format_bytes(row['bytes']):>8}  {row['about']:<43}  {where}")
     print(f"\nfolder of checkpoints: {weights_folder()}")
+    print("numgpt download NAME fetches one that is not here")
 
 
 def folder_bytes(path: Path) -> int:
