@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -18,6 +19,10 @@ settings.load_profile("steady")
 # The matrices of the tests are small: threads of BLAS would wait for each other longer than they work, and many times
 # longer on a machine that does something else besides. It is read when NumPy is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# Where the tests run in the background, Ctrl-C is ignored, and so it would be in all that they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test asks the network, finds a model that somebody has in a cache, or sends somebody's token.
 for name in ("NUMGPT_WEIGHTS", "HF_ENDPOINT", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE"):

@@ -297,8 +297,9 @@ def over(axis, count=N // 10, n=10):
     return np.array([exponentials(**{"seed": 5, "stream": 6, "position": 7} | {axis: i}, n=n) for i in range(count)])
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("axis", ["seed", "stream", "position"])
+@pytest.mark.parametrize(
+    "axis", ["seed", *(pytest.param(axis, marks=pytest.mark.thorough) for axis in ("stream", "position"))]
+)
 def test_neighbouring_seeds_streams_and_positions_give_independent_exponentials(axis):
     e = over(axis)
     assert abs(e.mean() - 1) < 5 / N**0.5

@@ -9,7 +9,7 @@ from support.cli import call, fails, tiny
 
 from numgpt.hub import folders
 
-STORY = ["generate", "Once upon a time", "--seed", "1", "-n", "20"]
+STORY = ["generate", "Once upon a time", "--seed", "1", "-n", "2"]
 
 
 def test_inspect_shows_config_tensors_and_memory(capsys):

@@ -14,6 +14,7 @@ import numgpt
 from numgpt.apps.chat import Chat, transcript
 from numgpt.hub.folders import bundled
 
+pytestmark = pytest.mark.usefixtures("storyteller_once")
 STORYTELLER = numgpt.load("storyteller")
 
 

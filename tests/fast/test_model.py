@@ -67,14 +67,13 @@ def test_every_configuration_has_the_same_logits(changes):
     assert_equal(fast.forward(ids, params, config), model.forward(ids, params, config))
 
 
-@pytest.mark.parametrize("T", range(1, 18))
 @pytest.mark.parametrize("keep", [0, 1, 2, 5, 20])
-def test_any_number_of_rows_has_the_same_logits(T, keep):
+def test_any_number_of_rows_has_the_same_logits(keep):
     """A few rows are multiplied one by one, more are padded, and the last layer leaves out what is not kept."""
-    ids = np.random.default_rng(T).integers(0, 23, T)
-    assert_equal(
-        fast.forward(ids, PARAMS, CONFIG, logits_to_keep=keep), model.forward(ids, PARAMS, CONFIG, logits_to_keep=keep)
-    )
+    for T in range(1, 18):
+        ids = np.random.default_rng(T).integers(0, 23, T)
+        expected = model.forward(ids, PARAMS, CONFIG, logits_to_keep=keep)
+        assert_equal(fast.forward(ids, PARAMS, CONFIG, logits_to_keep=keep), expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -42,7 +42,7 @@ def test_the_progress_is_told_from_nothing_to_all(hub, tmp_path):
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
 
 
-@pytest.mark.parametrize("fault", [chunked, zipped, drip(2000, 0), drip(40_000, 0.05)])
+@pytest.mark.parametrize("fault", [chunked, zipped, drip(2000, 0), drip(40_000, 0.01)])
 def test_a_body_may_come_in_other_ways(hub, tmp_path, waits, fault):
     hub.plan(NAME, fault)
     hub.plan("vocab.bpe", fault)
