@@ -126,9 +126,9 @@ def test_a_process_that_is_killed_leaves_what_it_has_and_no_lock(hub, tmp_path):
 
 
 @pytest.mark.thorough
-def test_two_processes_fetch_a_file_once(hub, tmp_path):
+def test_three_processes_fetch_a_file_once(hub, tmp_path):
     hub.always(NAME, drip(50_000, 0.02))
-    processes = [run(url(hub), tmp_path / NAME, len(RAW), sha256(RAW)) for _ in range(2)]
+    processes = [run(url(hub), tmp_path / NAME, len(RAW), sha256(RAW)) for _ in range(3)]
     for process in processes:
         finish(process)
     assert (tmp_path / NAME).read_bytes() == RAW
