@@ -163,16 +163,16 @@ class _Structure:
 
     def datasets(self) -> Iterator[tuple[str, Stored]]:
         """Yield the name of each dataset, and where it lies."""
-        todo = [("", self.root())]
-        while todo:
-            name, at = todo.pop()
+        pending = [("", self.root())]
+        while pending:
+            name, at = pending.pop()
             where = place_of(self.path, name) if name else str(self.path)
             messages = self.messages(where, at)
             if SYMBOL_TABLE in messages:
                 prefix = f"{name}/" if name else ""
                 links = self.links(where, messages[SYMBOL_TABLE])
                 self.spend(len(links) * len(prefix))  # so that deep groups of long names end
-                todo += [(prefix + link, place) for link, place in reversed(links.items())]
+                pending += [(prefix + link, place) for link, place in reversed(links.items())]
             else:
                 yield name, self.dataset(where, messages)
 
