@@ -93,7 +93,6 @@ def texts(
     args: argparse.Namespace, model: Model, prompt: str, ids: Ids, options: dict[str, Any]
 ) -> Iterator[tuple[str, Completion]]:
     """Make the texts of a prompt and show them, a single one as it comes. Yield each when it is done."""
-    from numgpt.decoding.batch import complete_batch
     from numgpt.decoding.rules import Completion
     from numgpt.decoding.text import stream_ids, text_of
     from numgpt.model import tokenizer_of
@@ -116,6 +115,8 @@ def texts(
             raise
         yield text, Completion(0, pieces.ids, pieces.finish_reason)
         return
+    from numgpt.decoding.batch import complete_batch  # here, as a single text does without
+
     options = {**options, "tokenizer": model.tokenizer, "num_return_sequences": args.num_return_sequences}
     batch = complete_batch([ids], model.params, model.config, **options)
     tell_seed()

@@ -23,8 +23,8 @@ def cpu_quota() -> float | None:
     """Return how many cores' time a container may use, as Linux has it in its control groups; None for no limit."""
     for quota, period in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         with suppress(OSError, ValueError):
-            words = (CONTROL_GROUPS / quota).read_text(encoding="ascii").split()
+            words = (CONTROL_GROUPS / quota).read_text(encoding="utf-8").split()
             if period is not None:
-                words += (CONTROL_GROUPS / period).read_text(encoding="ascii").split()
+                words += (CONTROL_GROUPS / period).read_text(encoding="utf-8").split()
             return float(words[0]) / float(words[1]) if float(words[0]) > 0 else None
     return None

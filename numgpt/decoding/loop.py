@@ -13,7 +13,6 @@ from numgpt import model
 from numgpt.cache import KVCache
 from numgpt.checks import check_seed
 from numgpt.config import Config
-from numgpt.decoding.beam import in_batches, search
 from numgpt.decoding.rules import (
     check_held,
     check_prompt,
@@ -123,6 +122,8 @@ def generate(
             held.truncate(right)
 
     def best_of_beams() -> Generator[int, None, str]:
+        from numgpt.decoding.beam import in_batches, search  # here, as most texts are drawn
+
         found = search(text, params, config, rules, in_batches(forward))[0]
         if found.finish_reason == "context":
             warn_of_limit(config, len(found.ids), rules.max_new_tokens)
