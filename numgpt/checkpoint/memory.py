@@ -2,6 +2,7 @@
 
 import math
 from itertools import accumulate
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.config import Config
 from numgpt.params import map_leaves, param_shapes
 
-READERS = 2  # threads
 COLUMN_MAJOR = "mlp.c_proj.w"  # the leaves that are laid out in memory by columns
 STRIP = 64  # rows that are turned into columns at a time
 ALIGNMENT = 64  # bytes, a cache line: where each array begins
@@ -29,19 +29,32 @@ def read_params(given: dict[str, LazyTensor], config: Config, dtype: str | None 
     dtype  "float32" or "float64"; None for float64 where the file holds any F64, else float32
     Returns the tree.
     """
-    from concurrent.futures import ThreadPoolExecutor  # here, as it takes 5 ms, which a mere import should not
-
     target = dtype or ("float64" if any(tensor.dtype == "F64" for tensor in given.values()) else "float32")
     largest_first = dict(sorted(given.items(), key=lambda item: -math.prod(item[1].shape)))
     by_columns = {path: path.endswith(COLUMN_MAJOR) for path in largest_first}
     shapes = {path: t.shape[::-1] if by_columns[path] else t.shape for path, t in largest_first.items()}
     arrays = _lay_out(shapes, np.dtype(target))
-    with ThreadPoolExecutor(READERS) as pool:  # a thread that reads lets go of Python's lock
-        reading = {
-            path: pool.submit(_read_columns if by_columns[path] else _read_rows, tensor, arrays[path])
-            for path, tensor in largest_first.items()
-        }
-    return map_leaves(lambda path, _: reading[path].result(), param_shapes(config))
+    waiting = iter(largest_first.items())
+    read: dict[str, np.ndarray] = {}
+    failed: list[BaseException] = []
+
+    def read_in_turn() -> None:
+        """Read one tensor after another, until none is left or one can't be read."""
+        try:
+            for path, tensor in waiting:
+                read[path] = (_read_columns if by_columns[path] else _read_rows)(tensor, arrays[path])
+                if failed:
+                    return
+        except BaseException as error:
+            failed.append(error)
+
+    second = Thread(target=read_in_turn)  # a thread that reads lets go of Python's lock
+    second.start()
+    read_in_turn()
+    second.join()
+    if failed:
+        raise failed[0]
+    return map_leaves(lambda path, _: read[path], param_shapes(config))
 
 
 def _lay_out(shapes: dict[str, tuple[int, ...]], dtype: np.dtype[Any]) -> dict[str, np.ndarray]:

@@ -1,9 +1,11 @@
 """How the parameters lie in memory."""
 
 import math
+import threading
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from support.checkpoints import hub_tensors
 from support.readers import Spy
 
@@ -11,17 +13,44 @@ from numgpt.checkpoint.memory import read_params
 from numgpt.checkpoint.names import match_params
 from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.config import Config
+from numgpt.errors import CheckpointError
 from numgpt.params import leaves, random_params
 
 TINY = Config(n_vocab=11, n_ctx=7, n_embd=6, n_head=2, n_layer=2, n_inner=10)
 
 
+class Idle:
+    """A second thread that does nothing."""
+
+    def __init__(self, target):
+        pass
+
+    def start(self):
+        pass
+
+    join = start
+
+
 def test_the_largest_tensors_are_read_first(monkeypatch):
-    monkeypatch.setattr("numgpt.checkpoint.memory.READERS", 1)
+    monkeypatch.setattr("numgpt.checkpoint.memory.Thread", Idle)
     spy = Spy(hub_tensors())
     read_params(*match_params(spy.tensors, TINY, "x"))
     sizes = [spy.tensors[name].shape for name in spy.reads]
     assert sizes == sorted(sizes, key=lambda shape: -math.prod(shape))
+
+
+@pytest.mark.parametrize("name", ["wte.weight", "ln_f.bias"])
+@pytest.mark.parametrize("error", [CheckpointError("damaged"), KeyboardInterrupt()])
+def test_what_can_not_be_read_is_told_and_no_thread_goes_on(name, error):
+    tensors = Spy(hub_tensors()).tensors
+
+    def fail():
+        raise error
+
+    given, config = match_params(tensors | {name: tensors[name]._replace(read=fail)}, TINY, "x")
+    with pytest.raises(type(error)):
+        read_params(given, config)
+    assert threading.active_count() == 1
 
 
 def test_the_tall_matrix_of_the_mlp_lies_in_memory_by_columns():
