@@ -9,7 +9,7 @@ from typing import Any
 
 from numgpt import tokenizer as readable
 from numgpt.checkpoint import ggml, llmc, pytorch, tensorflow
-from numgpt.checkpoint.formats import look_at
+from numgpt.checkpoint.formats import TRAINING, look_at
 from numgpt.checkpoint.pieces import read_json
 from numgpt.checkpoint.unread import kind_of
 from numgpt.checkpoint.vocabulary import write_vocabulary
@@ -38,7 +38,6 @@ WEIGHTS = re.compile(  # of GPT-2 in any format, and the adapters that are part 
     r"|adapter_(config\.json|model\..*)",
     re.DOTALL,
 )
-STATES = re.compile(r"training_args\.bin|(optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)", re.DOTALL)
 LFS = b"version https://"  # how a pointer of Git LFS begins, which stands for a file of weights
 
 
@@ -73,7 +72,7 @@ def is_weights(path: Path) -> bool:
     if path.suffix in (".bin", ".pt", ".pth"):
         glance = look_at(path)
         is_model = pytorch.is_mine(glance) or llmc.is_model(glance) or ggml.is_mine(glance)
-        return (is_model or glance.start.startswith(LFS)) and not STATES.fullmatch(name)
+        return (is_model or glance.start.startswith(LFS)) and not re.fullmatch(TRAINING, name, re.DOTALL)
     return tensorflow.is_mine(look_at(path))
 
 

@@ -80,7 +80,7 @@ def convert(
 
 
 def _write_hub(source: Source, folder: Path, dtype: str | None) -> None:
-    files = companions(source.path)
+    files = [file for file in companions(source.path) if file != source.checkpoint.weights]
     prefix = {"lm_head": ""}  # the others are those of the body
     tensors = {prefix.get(at, "transformer.") + hub_name(at): tensor for at, tensor in source.tensors.items()}
     with folder_written_whole(folder) as part:
@@ -92,9 +92,6 @@ def _write_hub(source: Source, folder: Path, dtype: str | None) -> None:
 
 def _write_gguf(source: Source, path: Path, dtype: str | None) -> None:
     write_gguf(source.checkpoint, source.tensors, source.config, path, dtype)
-
-
-NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # of PyTorch
 
 
 def _write_llmc(source: Source, path: Path, dtype: str | None) -> None:
@@ -118,6 +115,9 @@ def _all_settings(source: Source) -> dict[str, Any]:
     others = {key: value for key, value in source.checkpoint.settings.items() if key not in known}
     ends = {key: value for key, value in others.items() if key in ("bos_token_id", "eos_token_id")}
     return {**others, **config_to_json(source.config), **ends, "dtype": _dtype_of(source.tensors)}
+
+
+NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # of PyTorch
 
 
 def _dtype_of(tensors: Mapping[str, LazyTensor]) -> str:

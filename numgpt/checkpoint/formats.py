@@ -40,10 +40,8 @@ FORMATS = (  # a file is of the first that takes it; so are those of a folder th
 )
 LATER_PART = r"-(?!00001)\d{5}-of-\d{5}\.gguf$"  # of a split file, which its first part stands for
 STEP = r"-([0-9]{1,12})\.index$"  # of OpenAI's checkpoints, which lie beside one another
-NO_WEIGHTS = (  # an adapter's, a training's, and what else has the form of a file of weights
-    r"adapter_model\.|training_args\.bin|(optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)|meta\.pkl|"
-    r".*\.(part|npy|npz|zip)"
-)
+TRAINING = r"training_args\.bin|(optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)"  # the state of one
+NO_WEIGHTS = rf"adapter_model\.|{TRAINING}|meta\.pkl|.*\.(part|npy|npz|zip)"  # what has the form of a file of weights
 
 
 def open_weights(path: Path, given: Mapping[str, Any] = NOTHING) -> Opened:

@@ -45,7 +45,6 @@ MAGIC = b"lmgg"
 MAX_TENSORS, MAX_VOCAB, MAX_NAME = 1 << 13, 1 << 19, 200  # GPT-2 XL has 580 tensors
 FTYPES = {  # of most tensors, by the last three digits
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1",
-    10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K",
 }  # fmt: skip
 BLOCKS_VERSION = 2  # of ggml, since May 2023
 MATRICES = ("attn/c_attn/w", "attn/c_proj/w", "mlp/c_fc/w", "mlp/c_proj/w")

@@ -29,6 +29,7 @@ modeling_tf_utils.py; keras-team/tf-keras, saving/legacy/hdf5_format.py.
 
 import re
 
+from numgpt.checkpoint.aliases import changed
 from numgpt.checkpoint.contract import Glance, Opened
 from numgpt.checkpoint.files import listing, place_of, printable, read_shards, wrong
 from numgpt.checkpoint.hdf5 import SIGNATURE, read_hdf5
@@ -57,7 +58,7 @@ def open_weights(glance: Glance) -> Opened:
         if (hub := hub_name(name)) in hub_tensors:
             raise wrong(place_of(path, name), f"is there twice as {printable(hub)}, expected it once", "save it again")
         is_row = hub.endswith(".bias") and len(tensor.shape) == 2 and tensor.shape[0] == 1
-        hub_tensors[hub] = _flat(tensor) if is_row else tensor
+        hub_tensors[hub] = changed(tensor, tensor.shape[1:], lambda x: x.reshape(-1)) if is_row else tensor
     if not hub_tensors.keys() & {"wte.weight", "wpe.weight", "ln_f.weight", "h.0.ln_1.weight"}:
         what = (
             f"holds {listing([printable(name) for name in stored][:3]) or 'no array'}, expected the tensors of a GPT-2"
@@ -97,8 +98,3 @@ def in_shard(name: str) -> str:
     'transformer/wte/weight:0'
     """
     return name.partition("/")[2] or name
-
-
-def _flat(tensor: LazyTensor) -> LazyTensor:
-    """Return a bias, which is [1, n], as [n]."""
-    return tensor._replace(shape=tensor.shape[1:], read=lambda: tensor.read().reshape(-1))

@@ -433,6 +433,9 @@ def test_weights_are_found_by_what_they_are_where_no_name_tells(tmp_path, expect
         write_zip(tmp_path / name, {"state": {}}, {})
     (tmp_path / "notes").write_text("of the training")
     assert find_weights(tmp_path).name == "step_500"
+    (tmp_path / "adapter_model.bin").unlink()
+    copied = {file.name for file in convert(tmp_path, tmp_path.with_name("copy of it")).iterdir()}
+    assert copied == {"config.json", "model.safetensors", "optimizer.pt", "training_args.bin", "meta.pkl", "notes"}
     write_nanogpt(tmp_path / "step_1000", tensors_of_4c())
     with pytest.raises(CheckpointError, match="found step_1000, step_500, expected one file of weights"):
         find_weights(tmp_path)

@@ -127,6 +127,7 @@ def test_blocks_become_float32_and_keep_their_type_for_display(tmp_path, capsys,
 def test_blocks_of_before_may_2023_are_refused_by_name(tmp_path):
     blocks = Tensor((32, 32), 2, bytes(18 * 32))
     for ftype, said in (
+        (2010, "ftype is 2010, expected 0, 1, 2002, 2003, 2007, 2008 or 2009"),
         (2, "Q4_0 in blocks of version 0 (ftype 2), expected 2: they are of before May 2023; use a GGUF file"),
         (1003, "Q4_1 in blocks of version 1 (ftype 1003), expected 2: they are of before May 2023; use a GGUF file"),
         (0, "model/wte: Q4_0 in blocks of version 0, expected 2: they are of before May 2023; use a GGUF file"),

@@ -4,14 +4,14 @@ import json
 import random
 
 import pytest
+import tokenizers
+import torch
+import transformers
 
 import numgpt
 from numgpt.checkpoint.pieces import spellings
 from numgpt.checkpoint.tokenizer_json import PATTERNS
 from numgpt.checkpoint.vocabulary import from_folder
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 IDS = [5, 9, 2, 31]
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 32, "vocab_size": 63, "tie_word_embeddings": False}
@@ -232,7 +232,6 @@ def in_sequence(draw, key, steps):
 
 @pytest.mark.parametrize("seeds", [range(300), pytest.param(range(300, 6000), marks=pytest.mark.thorough)])
 def test_a_step_is_done_as_the_tokenizers_library_does_it_or_refused(tmp_path, seeds):
-    tokenizers = pytest.importorskip("tokenizers")
     ids, merges = vocabulary()
     end = {"id": ids["<|endoftext|>"], "content": "<|endoftext|>", "special": True}
     flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}

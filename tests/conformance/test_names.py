@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
+import transformers
 
 import numgpt
 from numgpt.checkpoint.reading import open_checkpoint
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 24, "vocab_size": 61}
 IDS = [5, 9, 2, 31, 60]
