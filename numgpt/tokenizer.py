@@ -82,6 +82,16 @@ def split(text: str) -> list[str]:
 # ---- merge: a word to pieces
 
 
+def next_pair(pieces: Sequence[bytes], ranks: Mapping[Pair, int]) -> int | None:
+    """Which pair is merged next: the number of its left piece; None where no pair is known.
+
+    >>> next_pair([b"l", b"ow", b"est"], {(b"o", b"w"): 66, (b"l", b"ow"): 9063})
+    0
+    """
+    known = [i for i, pair in enumerate(pairwise(pieces)) if pair in ranks]
+    return min(known, key=lambda i: ranks[pieces[i], pieces[i + 1]], default=None)  # of equals min gives the first
+
+
 def merge(word: bytes, ranks: Mapping[Pair, int]) -> list[bytes]:
     """Byte-pair encoding of one word: glue the adjacent pair that was learnt first, until no pair is known.
 
@@ -110,13 +120,9 @@ def merge(word: bytes, ranks: Mapping[Pair, int]) -> list[bytes]:
     True
     """
     pieces = [word[i : i + 1] for i in range(len(word))]
-    while True:
-        known = [pair for pair in pairwise(pieces) if pair in ranks]
-        if not known:
-            return pieces
-        best = min(known, key=ranks.__getitem__)
-        i = list(pairwise(pieces)).index(best)  # the leftmost of equals
-        pieces[i : i + 2] = [best[0] + best[1]]
+    while (i := next_pair(pieces, ranks)) is not None:
+        pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
+    return pieces
 
 
 # ---- the tokenizer

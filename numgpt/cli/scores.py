@@ -58,6 +58,7 @@ def score(args: argparse.Namespace) -> None:
         found = scoring.score(model, content, context=args.context, stride=args.stride, bos=args.bos)
         pieces, facts = tokenizer.pieces(found.ids) if tokenizer else [], found._asdict()
         facts["log_probs"] = [finite(x) for x in found.log_probs]
+        facts["ranks"] = [rank or None for rank in found.ranks.tolist()]
         facts["pieces"] = [piece.decode("utf-8", "backslashreplace") for piece in pieces]
         names = ["nats", "nats_per_token", "bits_per_token", "bits_per_byte", "perplexity", "perplexity_per_word"]
         names += ["perplexity_by_recipe"] if args.json else []  # for comparison, where it can't be mistaken

@@ -32,6 +32,7 @@ class Score(NamedTuple):
     context: int
     stride: int
     bos: bool
+    ranks: np.ndarray  # [T] int, 1 for the likeliest; 0 where a token had nothing before it
 
     @property
     def nats(self) -> float:
@@ -102,7 +103,8 @@ def score(
     bos      put the end-of-text id before the text, so that its first token is scored too
     given    what stands before the text and is not scored: str, or ids; see `continuation_ids`
     forward  the function that computes the logits: fast.forward or one of the same signature
-    Returns a Score. Log-probabilities are computed in float64 from the logits, over all V of them.
+    Returns a Score. Log-probabilities are computed in float64 from the logits, over all V of them; ranks among the ids
+    that may be sampled, of which those that pad a vocabulary are none.
     Raises TokenError for a text too short to score, ids outside the vocabulary, and text without a tokenizer;
     OptionError for an option out of its range and for `bos` with a model that has no end-of-text id; CheckpointError
     for logits that are not finite.
@@ -117,6 +119,8 @@ def score(
     >>> found = score(numgpt.load("storyteller"), "Once upon a time")
     >>> found.log_probs.round(1)
     array([ nan, -4.1, -1.4, -0.1, -0. ])
+    >>> found.ranks.tolist()
+    [0, 2, 2, 1, 1]
     >>> found.tokens, round(found.perplexity, 1)
     (4, 4.1)
     """
@@ -147,19 +151,21 @@ def score(
     pieces = model.tokenizer.pieces(scored_ids) if model.tokenizer else None
 
     sequence = [*before, *scored_ids]
-    log_probs = np.full(len(sequence), math.nan)
+    log_probs, ranks = np.full(len(sequence), math.nan), np.zeros(len(sequence), dtype=int)
     cache = KVCache(config, dtype=params["wte"].dtype)
     for begin, first, end in windows(len(sequence), context, stride):
         rows = predict(sequence[begin:end], first - begin, model, cache, forward)
-        log_probs[first:end] = [log_prob(row, i) for row, i in zip(rows, sequence[first:end], strict=True)]
+        for t, row in zip(range(first, end), rows, strict=True):
+            log_probs[t] = log_prob(row, sequence[t])
+            ranks[t] = rank(row[: config.n_tokens], row[sequence[t]])
 
-    log_probs = log_probs[len(before) :]
+    log_probs, ranks = log_probs[len(before) :], ranks[len(before) :]
     scored = np.flatnonzero(~np.isnan(log_probs))
     words = length = None
     if pieces is not None:
         covered = b"".join(pieces[t] for t in scored)
         words, length = len(covered.decode("utf-8", "replace").split()), len(covered)
-    return Score(scored_ids, log_probs, len(scored), words, length, int(context), int(stride), bool(bos))
+    return Score(scored_ids, log_probs, len(scored), words, length, int(context), int(stride), bool(bos), ranks)
 
 
 def continuation_ids(tokenizer: Tokenizer, given: str, text: str) -> tuple[list[int], list[int]]:
@@ -247,6 +253,15 @@ def log_prob(logits: np.ndarray, i: int) -> float:
     check_largest(largest)
     x = logits.astype(np.float64) - float(largest)
     return float(x[i] - math.log(np.exp(x).sum()))
+
+
+def rank(logits: np.ndarray, logit: float) -> int:
+    """Among how many tokens this one has to share the first places: 1, and how many are likelier.
+
+    >>> rank(np.array([0.5, 2.0, 1.0]), 1.0)
+    2
+    """
+    return 1 + int(np.count_nonzero(logits > logit))
 
 
 def check_largest(logit: float) -> None:

@@ -112,11 +112,11 @@ def test_a_perplexity_past_all_floats_is_infinite():
 def test_the_recipe_weighs_each_window_by_one_token_less_than_it_has_new():
     # Windows of 4 every 2 over 7 tokens: tokens 1 to 3, 4 and 5, 6, where the recipe reckons with 4, 2 and 1 new ones.
     log_probs = -np.array([math.nan, 1, 1, 1, 3, 5, 9])
-    found = Score(list(range(7)), log_probs, 6, None, None, context=4, stride=2, bos=False)
+    found = Score(list(range(7)), log_probs, 6, None, None, context=4, stride=2, bos=False, ranks=np.ones(0, int))
     assert found.perplexity_by_recipe == pytest.approx(math.exp((3 * 1 + 1 * 4 + 0 * 9) / 4))
     assert found.perplexity == pytest.approx(math.exp(20 / 6))
     # The end-of-text before counts as one of the window's tokens: 1 to 3, 4 and 5.
-    found = Score(list(range(5)), log_probs[1:6], 5, None, None, context=4, stride=2, bos=True)
+    found = Score(list(range(5)), log_probs[1:6], 5, None, None, context=4, stride=2, bos=True, ranks=np.ones(0, int))
     assert found.perplexity_by_recipe == pytest.approx(math.exp((3 * 1 + 1 * 4) / 4))
 
 

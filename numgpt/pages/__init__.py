@@ -1,0 +1,1 @@
+"""Pages for a browser: what a model makes of a text, to look at."""
