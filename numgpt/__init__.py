@@ -19,6 +19,7 @@ HOMES = {  # each public name, and the module that it is imported from when it i
     "Tokenizer": "fast.tokenizer",
     "check_gradient": "training.gradient_check",
     "complete": "decoding.text",
+    "explain": "pages.explanation",
     "forward": "model",
     "generate": "decoding.loop",
     "generate_batch": "decoding.batch",

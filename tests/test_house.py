@@ -28,6 +28,7 @@ FLOORS = [
     ["hub"],
     ["decoding", "training"],
     ["measure", "verify"],
+    ["pages"],
     ["apps"],
     ["cli"],
     ["__main__"],

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numgpt.config import Config
-from numgpt.model import Model, Params, output_head
+from numgpt.model import Model, output_head
 from numgpt.ops import layer_norm
 
 ROWS = 256  # positions whose logits are in memory at a time

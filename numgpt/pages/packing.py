@@ -26,7 +26,7 @@ def pack_integers(x: np.ndarray, width: int) -> str:
     'AAABBA__'
     """
     x = np.asarray(x, dtype=np.int64).ravel()
-    assert not x.size or (0 <= x.min() and x.max() < 64**width), "a number that does not fit"
+    assert not x.size or (x.min() >= 0 and x.max() < 64**width), "a number that does not fit"
     shifts = 6 * np.arange(width - 1, -1, -1)
     return np.frombuffer(DIGITS, dtype=np.uint8)[x[:, None] >> shifts & 63].tobytes().decode("ascii")
 
@@ -64,3 +64,17 @@ def pack_numbers(x: np.ndarray) -> str:
     width, low = NUMBER
     negative = (x < 0).astype(np.int64) << (6 * width - 1)
     return pack_integers(negative + decimal_codes(np.abs(x), low), width)
+
+
+def pack_scaled(x: np.ndarray, width: int) -> dict[str, str | float]:
+    """Return numbers of one range as text, with its lower end and the step between two that differ.
+
+    x  [...] float64, finite
+    Returns text, low and step: number i is low + step i. The error is at most half a step, their range / 64^width.
+
+    >>> pack_scaled(np.array([-1.0, 0.0, 62.0]), width=1)
+    {'low': -1.0, 'step': 1.0, 'text': 'AB_'}
+    """
+    low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
+    step = (high - low) / (64**width - 1) or 1.0
+    return {"low": low, "step": step, "text": pack_integers(np.rint((x - low) / step), width)}
