@@ -16,10 +16,14 @@ from numgpt.errors import CheckpointError, TokenError
 def written_whole(path: Path) -> Iterator[BufferedWriter]:
     """Open a file that takes its name when it is whole; what was there before stays until then.
 
-    What the system refuses is a CheckpointError, and then no part is left.
+    What the system refuses is a CheckpointError, and then no part is left. A device or a pipe is written as it is.
     """
     part = _part_of(path)
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with open(path, "wb") as file:
+                yield file
+            return
         with open(part, "wb") as file:
             yield file
             file.flush()

@@ -38,7 +38,10 @@ def explain(args: argparse.Namespace) -> None:
         print(json.dumps({"model": str(args.model), "output": args.output, "ids": ids, "bytes": size}))
     else:
         print(args.output)
-        note(args, f"{len(ids)} tokens, {size / 1e6:.1f} MB: open it in a browser; it needs no network")
+        note(
+            args,
+            f"{len(ids)} token{'s' * (len(ids) > 1)}, {size / 1e6:.1f} MB: open it in a browser; it needs no network",
+        )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -39,8 +39,8 @@ class Explanation(NamedTuple):
         return f'<iframe srcdoc="{page}" sandbox="allow-scripts allow-downloads" width="100%" height="800"></iframe>'
 
     def __repr__(self) -> str:
-        size = f"{len(self.data['ids'])} tokens, {len(self.html.encode()) / 1e6:.1f} MB"
-        return f"Explanation({size}: .save('page.html') writes it, a notebook shows it)"
+        size = len(self.html.encode()) / 1e6
+        return f"Explanation(tokens: {len(self.data['ids'])}, {size:.1f} MB; .save('page.html') writes it)"
 
 
 def explain(model: Model, text: str | Ids, name: str = "", allow_special: bool = False) -> Explanation:
@@ -58,7 +58,7 @@ def explain(model: Model, text: str | Ids, name: str = "", allow_special: bool =
 
     >>> import numgpt
     >>> explain(numgpt.load("storyteller"), "Once upon a time")
-    Explanation(4 tokens, 0.5 MB: .save('page.html') writes it, a notebook shows it)
+    Explanation(tokens: 5, 0.4 MB; .save('page.html') writes it)
     """
     encoded = tokenizer_of(model).encode(text, allow_special) if isinstance(text, str) else text
     ids = check_ids(encoded, model.config.n_vocab)

@@ -122,7 +122,7 @@ class Attention:
         self.weights.append(pack_weights(np.take_along_axis(weights, largest, axis=-1)))
 
     def data(self) -> dict[str, Any]:
-        """Return what was taken: of each layer the weights and cells of all heads, and where in their rows these are."""
+        """Return what was taken of each layer: weights, the places of those in their rows, and small pictures."""
         return {
             "kept": self.kept,
             "weights": self.weights,

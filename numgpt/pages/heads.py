@@ -23,8 +23,8 @@ def places(ids: np.ndarray) -> dict[str, np.ndarray]:
     ids  [T] int
     Returns name -> [T, T] bool, mask[t, s]: seen from t, s is such a place.
 
-    >>> {name: mask[3].astype(int).tolist() for name, mask in places(np.array([7, 8, 9, 7])).items()}
-    {'previous': [0, 0, 1, 0], 'first': [1, 0, 0, 0], 'self': [0, 0, 0, 1], 'copy': [1, 0, 0, 0], 'induction': [0, 1, 0, 0]}
+    >>> {name: np.flatnonzero(mask[3]).tolist() for name, mask in places(np.array([7, 8, 9, 7])).items()}
+    {'previous': [2], 'first': [0], 'self': [3], 'copy': [0], 'induction': [1]}
     """
     T = len(ids)
     t, s = np.arange(T)[:, None], np.arange(T)
@@ -43,7 +43,7 @@ def places(ids: np.ndarray) -> dict[str, np.ndarray]:
 def shares(weights: np.ndarray, kinds: Mapping[str, np.ndarray]) -> list[dict[str, float | None]]:
     """Return for each head which share of its attention goes to each kind of place.
 
-        the mean of sum_s weights[t, s] mask[t, s]    over the t that have such a place, and two or more others to choose
+        the mean of sum_s weights[t, s] mask[t, s]    over the t >= 2 that have such a place
 
     weights  [H, T, T]
     kinds    as `places` gives them
