@@ -12,7 +12,8 @@ import numpy as np
 from numgpt.model import Model, output_head
 
 BIN = 1 / 8  # the width of a bin, in logits
-ROWS = 64  # positions whose logits are in memory at a time
+SHOWN = 40  # so many of the likeliest are shown with their logit, which is computed in float64
+ROWS = 128  # positions whose logits are in memory at a time
 
 
 class Candidates(NamedTuple):
@@ -24,23 +25,23 @@ class Candidates(NamedTuple):
 
 
 def candidates(x: np.ndarray, model: Model, n: int) -> Candidates:
-    """Compute the logits, in float64, and keep of each position the n likeliest tokens and the bins of the others.
+    """Compute the logits, and keep of each position the n likeliest tokens and the bins of the others.
 
     x  [T, C] float64, behind ln_f
     n  how many are kept one by one; all, where there are fewer
-    Notes: ids that pad the vocabulary are left out, as they are never sampled.
+    Notes: ids that pad the vocabulary are left out, as they are never sampled. Logits are computed in the dtype of the
+    model, and those that are shown once more in float64.
     """
     head = output_head(model.params)[: model.config.n_tokens]
     n = min(n, len(head))
     ids, kept, tails = [], [], []
     for start in range(0, len(x), ROWS):
         part = x[start : start + ROWS]
-        logits = np.empty((len(part), len(head)))
-        for low in range(0, len(head), 8192):  # so that the head is never in float64 as a whole
-            logits[:, low : low + 8192] = part @ head[low : low + 8192].astype(np.float64).T
-        for row in logits:
+        for exact, row in zip(part, (part.astype(head.dtype) @ head.T).astype(np.float64), strict=True):
             nth = np.partition(row, -n)[-n]
             some = np.flatnonzero(row >= nth)
+            likeliest = some[np.argsort(-row[some], kind="stable")][:SHOWN]
+            row[likeliest] = head[likeliest].astype(np.float64) @ exact
             order = some[np.argsort(-row[some], kind="stable")]
             ids.append(order[:n])
             kept.append(row[order[:n]])

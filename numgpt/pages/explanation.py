@@ -58,7 +58,7 @@ def explain(model: Model, text: str | Ids, name: str = "", allow_special: bool =
 
     >>> import numgpt
     >>> explain(numgpt.load("storyteller"), "Once upon a time")
-    Explanation(tokens: 5, 0.4 MB; .save('page.html') writes it)
+    Explanation(tokens: 5, 0.3 MB; .save('page.html') writes it)
     """
     encoded = tokenizer_of(model).encode(text, allow_special) if isinstance(text, str) else text
     ids = check_ids(encoded, model.config.n_vocab)

@@ -7,6 +7,7 @@ Sources: nostalgebraist 2020, "interpreting GPT: the logit lens"; Elhage et al. 
 Transformer Circuits".
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from numgpt.config import Config
 from numgpt.model import Model, output_head
 from numgpt.ops import layer_norm
 
-ROWS = 256  # positions whose logits are in memory at a time
+ROWS = 512  # positions whose logits are in memory at a time, 100 MB for GPT-2: with half as many it takes 1.1 times as long
 
 
 class Reading(NamedTuple):
@@ -42,24 +43,21 @@ def read_stream(streams: Sequence[np.ndarray], next_ids: np.ndarray, model: Mode
     head, config = output_head(model.params), model.config
     n, dtype = config.n_tokens, head.dtype
     g, b = (model.params["ln_f"][name].astype(np.float64) for name in "gb")
-    found = [np.empty((len(streams), len(next_ids)), kind) for kind in (int, float, int, float)]
-    best, p_best, rank, p_next = (array.reshape(-1) for array in found)
     rows = np.concatenate([layer_norm(x, g, b, config.layer_norm_epsilon).astype(dtype) for x in streams])
-    ids = np.tile(next_ids, len(streams))
+    ids = np.tile(next_ids, len(streams)).tolist()
     space = np.empty((min(ROWS, len(rows)), len(head)), dtype=dtype)
+    found = []
     for start in range(0, len(rows), ROWS):
-        part = slice(start, start + ROWS)
-        logits = np.matmul(rows[part], head.T, out=space[: len(rows[part])])
-        each = np.arange(len(logits))
-        came = logits[each, ids[part], None]
-        rank[part] = 1 + np.count_nonzero(logits[:, :n] > came, axis=1)
-        best[part] = logits[:, :n].argmax(axis=1)
-        largest = logits[each, best[part], None]
-        p_next[part] = np.exp(came - largest)[:, 0].astype(np.float64)
-        logits -= largest
-        total = np.exp(logits, out=logits).sum(axis=1, dtype=np.float64)
-        p_best[part], p_next[part] = 1 / total, p_next[part] / total
-    return Reading(*found)
+        part = rows[start : start + ROWS]
+        for logits in np.matmul(part, head.T, out=space[: len(part)]):  # a row at a time, which the cache holds
+            came = logits[ids[len(found)]]
+            best = int(logits[:n].argmax())
+            rank = 1 + int(np.count_nonzero(logits[:n] > came))
+            e_came = math.exp(came - logits[best])
+            logits -= logits[best]
+            total = float(np.exp(logits, out=logits).sum())
+            found.append((best, 1 / total, rank, e_came / total))
+    return Reading(*(np.array(column).reshape(len(streams), -1) for column in zip(*found, strict=True)))
 
 
 def names_of_parts(config: Config) -> list[str]:
@@ -103,18 +101,18 @@ def parts_of_logits(
     u = g * rows
     u = (u - u.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1) + config.layer_norm_epsilon)[:, None, None]
 
-    def parts() -> Iterator[np.ndarray]:
-        def of(x: np.ndarray) -> np.ndarray:  # [T, C] or [C] to [T, K, 1]
-            return (u @ np.broadcast_to(x, (T, config.n_embd))[:, :, None]).astype(np.float64)
+    def parts() -> Iterator[np.ndarray]:  # each [T, K, some]
+        def added_by(x: np.ndarray) -> np.ndarray:  # [T, some, C]
+            return u @ x.swapaxes(1, 2)
 
-        yield of(params["wte"][ids].astype(np.float64))
-        yield of(params["wpe"][:T].astype(np.float64))
+        yield added_by(params["wte"][ids].astype(np.float64)[:, None])
+        yield added_by(params["wpe"][:T].astype(np.float64)[:, None])
         for layer, p in enumerate(params["h"]):
             w, bias = (p["attn"]["c_proj"][name].astype(np.float64) for name in "wb")
-            through = (u @ w.T).reshape(T, K, config.n_head, -1)  # what z is multiplied by, cut into heads
-            yield np.einsum("tkhd,htd->tkh", through, z[layer])
-            yield of(bias)
-            yield of(mlp_out[layer])
+            by_head = z[layer] @ w.reshape(config.n_head, config.head_size, -1)  # [H, T, C]
+            yield added_by(by_head.swapaxes(0, 1))
+            yield added_by(np.broadcast_to(bias, (T, 1, config.n_embd)))
+            yield added_by(mlp_out[layer][:, None])
         yield (rows @ b)[:, :, None]
 
     return np.concatenate(list(parts()), axis=-1)
