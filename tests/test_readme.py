@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 FILES = [ROOT / "README.md", *sorted(ROOT.glob("numgpt/**/README.md")), ROOT / "tests/reference/README.md"]
 PAGES = {str(path.relative_to(ROOT)): path for path in FILES}
 FRONT = (ROOT / "README.md").read_text(encoding="utf-8")
+LESSON = (ROOT / "numgpt/README.md").read_text(encoding="utf-8")
 
 
 def shown_blocks():
@@ -74,13 +75,25 @@ def test_links_lead_to_files_and_to_headings(page):
 LINKS = r'(?:\[`?(?P<name>\w+)`?\]\(|<a href=")(?P<path>[\w/.]+\.py)#L(?P<line>\d+)(?:\)|">(?P<text>\w+)</a>)'
 
 
-def test_links_to_a_line_lead_to_the_definition_of_what_they_are_called():
-    links = list(re.finditer(LINKS, FRONT))
-    assert len(links) == len(re.findall(r"\.py#L", FRONT)) >= 10
+@pytest.mark.parametrize("page", ["README.md", "numgpt/README.md"])
+def test_links_to_a_line_lead_to_the_definition_of_what_they_are_called(page):
+    text = PAGES[page].read_text(encoding="utf-8")
+    links = list(re.finditer(LINKS, text))
+    assert len(links) == len(re.findall(r"\.py#L", text)) >= 10
     for link in links:
-        line = (ROOT / link["path"]).read_text(encoding="utf-8").splitlines()[int(link["line"]) - 1]
+        line = (PAGES[page].parent / link["path"]).read_text(encoding="utf-8").splitlines()[int(link["line"]) - 1]
         name = link["name"] or link["text"]
         assert re.match(rf"\s*(def|class) {name}\b", line), (link.group(), line)
+
+
+def test_each_fraction_in_the_prose_of_the_lesson_is_one_that_its_samples_print():
+    blocks = re.findall(r"```python\n(.*?)```", LESSON, re.DOTALL)
+    wanted = [example.want for block in blocks for example in doctest.DocTestParser().get_examples(block)]
+    printed = set(re.findall(r"\d+\.\d+", "".join(wanted)))
+    prose = re.sub(r"```.*?```|<!--.*?-->|`[^`]*`|\]\([^)]*\)", " ", LESSON, flags=re.DOTALL)
+    told = re.findall(r"\d+\.\d+", prose)
+    assert len(told) >= 5
+    assert not [number for number in told if number not in printed]
 
 
 def test_each_file_of_the_way_and_each_room_is_on_the_front_page():
