@@ -60,6 +60,15 @@ class Browser:
         """Run the body of a function in the page, and return what it returns."""
         return self.driver.execute_script(script, *arguments)
 
+    def texts(self, selector):
+        """Return the text of each element that a selector finds, those that are hidden too."""
+        return self.run("return [...document.querySelectorAll(arguments[0])].map((one) => one.textContent);", selector)
+
+    def text(self, selector):
+        """Return the text of the one element that a selector finds."""
+        (text,) = self.texts(selector)
+        return text
+
     def evaluate(self, expression):
         """Return what a promise of the page gives. The page's content security policy does not bind this."""
         found = self.cdp("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
