@@ -22,6 +22,7 @@ from numgpt.model import Model
 from numgpt.ops import softmax
 from numgpt.params import map_leaves, random_params
 from numgpt.sampling import OfLogits, min_p, sample, temperature, top_k, top_p
+from numgpt.tokenizer import Tokenizer
 from numgpt.trace import TRACE_SHAPES, collect, layer_and_base, letters
 
 PARTS = ["tokens", "way", "attention", "lens", "next", "surprise", "cache"]
@@ -47,6 +48,7 @@ ODD_TEXTS = {
     "one token": " upon",
     "lines and tabs": "one\n\ttwo\r\n\n\nthree \t  four\n",
 }
+OF_GPT2, WHOLE = " in the vocabulary of GPT-2", " in one token"
 IDS = {
     "no tokenizer": [3, 1, 4, 1, 5, 9, 2, 6, 5, 3],
     "48 layers": [3, 1, 4, 1, 5, 9, 2, 6],
@@ -74,26 +76,37 @@ def model_of(case):
         "uneven odds": lambda: small(50257, 32, 4, 2, scale=15),
         "float64": lambda: numgpt.load("storyteller", dtype="float64"),
     }
-    if case.endswith("of GPT-2"):
+    if case.endswith(OF_GPT2):
         return small(50257, 8, 2, 1, scale=10, tokenizer=gpt2())
+    if case.endswith(WHOLE):
+        return small(257, 8, 2, 1, scale=10, tokenizer=Tokenizer([], special_tokens={odd_text(case): 256}))
     return makers.get(case, lambda: numgpt.load("storyteller"))()
+
+
+def odd_text(case):
+    return ODD_TEXTS[case.removesuffix(OF_GPT2).removesuffix(WHOLE)]
 
 
 def text_of(case):
     """Return the text of a case."""
-    return ODD_TEXTS.get(
-        case.removesuffix(" in the vocabulary of GPT-2"), "Once upon a time" if case == "short" else KING
+    if case.endswith(WHOLE):
+        return f"{odd_text(case)} or {odd_text(case)}"
+    return (
+        odd_text(case) if case.removesuffix(OF_GPT2) in ODD_TEXTS else "Once upon a time" if case == "short" else KING
     )
 
 
 @cache
 def ids_of(case):
-    return IDS[case] if case in IDS else model_of(case).tokenizer.encode(text_of(case))
+    """Return the ids of a case."""
+    return IDS[case] if case in IDS else model_of(case).tokenizer.encode(text_of(case), allow_special=True)
 
 
 @cache
 def page_of(case):
-    return numgpt.explain(model_of(case), ids_of(case), case)
+    """Return the page of a case. The name of a model may be hostile too."""
+    name = ODD_TEXTS["the end of a script"] if case.endswith(WHOLE) else case
+    return numgpt.explain(model_of(case), ids_of(case), name)
 
 
 @cache
@@ -493,7 +506,11 @@ def spelt_back(text):
 
 UNSEEN = re.compile(f"[{HIDDEN}\x0b\x0c\ufffd]")
 LABELS = "return [...document.querySelectorAll('[aria-label]')].map((one) => one.ariaLabel);"
-TEXTS = [*ODD_TEXTS, *(f"{name} in the vocabulary of GPT-2" for name in ODD_TEXTS)]
+TEXTS = [
+    *ODD_TEXTS,
+    *(name + OF_GPT2 for name in ("emoji", "right to left", "control characters")),
+    *(name + WHOLE for name in ODD_TEXTS),
+]
 
 
 @pytest.mark.parametrize("case", TEXTS)
