@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
@@ -46,7 +47,9 @@ class Browser:
             options.add_argument(option)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.folder = folder
-        self.driver = webdriver.Chrome(options=options, service=Service(program("chromedriver")))
+        self.leftovers = TemporaryDirectory()  # Chromium does not clear away all that it writes
+        service = Service(program("chromedriver"), env={**os.environ, "TMPDIR": self.leftovers.name})
+        self.driver = webdriver.Chrome(options=options, service=service)
         self.driver.set_script_timeout(30)
         self.cdp("Network.enable")
         self.cdp("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
@@ -128,3 +131,4 @@ class Browser:
     def close(self):
         """Quit."""
         self.driver.quit()
+        self.leftovers.cleanup()
