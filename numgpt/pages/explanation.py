@@ -21,6 +21,9 @@ from numgpt.ops import ACTIVATIONS
 from numgpt.pages.gather import gather
 from numgpt.pages.sources import source_of
 
+# What a page spells, as it can't be seen or turns the line round: control characters, marks of direction.
+UNSEEN = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
+
 
 class Explanation(NamedTuple):
     """A page that explains a text. In a notebook it shows itself."""
@@ -67,7 +70,9 @@ def explain(model: Model, text: str | Ids, name: str = "", allow_special: bool =
     data = {"name": name, **gather(ids, model)}
     data["code"] = {name: source_of(name) for name in set(re.findall(r'data-code="(\w+\.[\w.]+)"', page))}
     data["code"]["activation"] = source_of(f"ops.{ACTIVATIONS[model.config.activation_function].__name__}")
-    words = "".join(data["texts"].get(i, f" {i}") for i in ids.tolist())
+    known = model.tokenizer is not None and int(ids.max()) < len(model.tokenizer)
+    words = tokenizer_of(model).decode(ids) if known else " ".join(map(str, ids.tolist()))
+    words = re.sub(UNSEEN, lambda found: f"\\u{ord(found[0]):04x}", words)
     parts = {
         "title": html.escape(f"{shortened(words)} · numgpt"),
         "policy": f"default-src 'none'; style-src {hash_of(style)}; script-src {hash_of(script)}; "

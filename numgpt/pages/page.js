@@ -176,7 +176,7 @@ function picture(name, { label, width, height, children, table }) {
     old.replaceWith(drawn);
   } else {
     const behind = element("details", { ontoggle: () => fill(figure) }, element("summary", {}, "as a table"),
-      element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "The numbers of the picture" }));
+      element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `The numbers of the picture ${name}` }));
     const save = element("button", { type: "button", onclick: () => savePicture(name) }, `save ${name}.svg`);
     const frame = element("div", { class: "frame", tabindex: 0, role: "group", "aria-label": `Picture: ${name}` }, drawn);
     figure.prepend(frame, element("div", { class: "tools" }, save, behind));
@@ -804,7 +804,7 @@ function cache() {
     ["of attention", attention(T, T), attention(1, T)],
     ["numbers that are read from the cache", 0, 2 * L * C * last],
   ];
-  byId("work").replaceChildren(...tableElement({ caption: "For the token after the last", head: ["", "without a cache", "with it"],
+  byId("work").replaceChildren(...tableElement({ caption: "For the token after the last", head: ["work", "without a cache", "with it"],
     rows: rows.map(([what, without, with_]) => [what, n(without), n(with_)]) }).children);
   const width = round2(between(600 / T, 2, 36)), height = between(240 / L, 5, 24), left = 54, shown = [];
   for (let layer = 0; layer < L; layer++) {
