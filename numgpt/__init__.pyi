@@ -18,6 +18,7 @@ from numgpt.hub.loading import load_tokenizer as load_tokenizer
 from numgpt.measure.scoring import score as score
 from numgpt.model import Model as Model
 from numgpt.model import forward as forward
+from numgpt.pages.explanation import explain as explain
 from numgpt.training.backward import loss_and_grads as loss_and_grads
 from numgpt.training.gradient_check import check_gradient as check_gradient
 from numgpt.training.run import train as train

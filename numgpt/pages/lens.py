@@ -46,7 +46,7 @@ def read_stream(streams: Sequence[np.ndarray], next_ids: np.ndarray, model: Mode
     rows = np.concatenate([layer_norm(x, g, b, config.layer_norm_epsilon).astype(dtype) for x in streams])
     ids = np.tile(next_ids, len(streams)).tolist()
     space = np.empty((min(ROWS, len(rows)), len(head)), dtype=dtype)
-    found = []
+    found: list[tuple[int, float, int, float]] = []
     for start in range(0, len(rows), ROWS):
         part = rows[start : start + ROWS]
         for logits in np.matmul(part, head.T, out=space[: len(part)]):  # a row at a time, which the cache holds
