@@ -120,7 +120,7 @@ def score(
     >>> found.log_probs.round(1)
     array([ nan, -4.1, -1.4, -0.1, -0. ])
     >>> found.ranks.tolist()
-    [0, 2, 2, 1, 1]
+    [0, 5, 1, 1, 1]
     >>> found.tokens, round(found.perplexity, 1)
     (4, 4.1)
     """
