@@ -77,7 +77,6 @@ def gather(ids: np.ndarray, model: Model) -> dict[str, Any]:
         "pieces": pieces_of(ids, model.tokenizer),
         "texts": texts_of(sorted(shown), model.tokenizer),
         "config": {**config._asdict(), "F": config.mlp_width, "D": config.head_size},
-        "dtype": str(model.params["wte"].dtype),
         "packing": {"number": NUMBER, "weight": WEIGHT, "integer": INTEGER, "logit": LOGIT, "part": PART},
         "numbers": {"features": FEATURES, "of_a_head": OF_A_HEAD, "tensors": numbers, "lengths": lengths},
         "attention": {**attention.data(), "heads": rows_of_heads},

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numgpt.config import Config
+from numgpt.measure.scoring import rank
 from numgpt.model import Model, output_head
 from numgpt.ops import layer_norm
 
@@ -52,11 +53,11 @@ def read_stream(streams: Sequence[np.ndarray], next_ids: np.ndarray, model: Mode
         for logits in np.matmul(part, head.T, out=space[: len(part)]):  # a row at a time, which the cache holds
             came = logits[ids[len(found)]]
             best = int(logits[:n].argmax())
-            rank = 1 + int(np.count_nonzero(logits[:n] > came))
+            came_rank = rank(logits[:n], came)
             e_came = math.exp(came - logits[best])
             logits -= logits[best]
             total = float(np.exp(logits, out=logits).sum())
-            found.append((best, 1 / total, rank, e_came / total))
+            found.append((best, 1 / total, came_rank, e_came / total))
     return Reading(*(np.array(column).reshape(len(streams), -1) for column in zip(*found, strict=True)))
 
 

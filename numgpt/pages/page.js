@@ -511,7 +511,7 @@ function drawHead() {
   if (all && T <= 12) {
     for (let t = 0; t < T; t++) {
       for (const { s, value, text } of weightsOf(layer, head, t)) {
-        const shown = numberElement("text", `h.${layer}.attn.weights`, { index: [head, t, s], text: text.replace(/^0\./, "0.") });
+        const shown = numberElement("text", `h.${layer}.attn.weights`, { index: [head, t, s], text });
         for (const [key, x] of Object.entries({ x: left + s * size + size / 2, y: top + t * size + size / 2 + 3, "text-anchor": "middle", "font-size": text.length > 5 ? 6.5 : 9.5 })) shown.setAttribute(key, x);
         if (value > 0.35) shown.setAttribute("class", "on-ink");
         children.push(shown);
@@ -519,7 +519,6 @@ function drawHead() {
     }
   }
   const row = all ? token : Math.floor(token * n / T);
-  while (!all && row + 1 < n && tokenOf(row + 1) <= token) break;
   children.push(svg("rect", { class: "mark", x: left - 1, y: round2(top + row * size - 1), width: round2((row + 1) * size + 2), height: size + 2 }));
   const drawn = picture("head", { label: `The attention weights of head ${head} in layer ${layer}`, width: left + n * size + 40, height: top + n * size + 6, children,
     table: () => ({ caption: `h.${layer}.attn.weights, head ${head}${all ? "" : ": the largest of each row"}`, head: ["token that looks", "at token", "weight"],
@@ -744,8 +743,8 @@ function drawRace(t, kept, rest) {
 // ---- 6. how surprised was it?
 
 const SCALES = {
-  rank: { of: (t) => data.surprise.ranks[t], steps: [1, 10, 100, 1000], names: ["the likeliest", "to 10", "to 100", "to 1,000", "beyond"], unit: "rank" },
-  bits: { of: (t) => (data.surprise.log_probs[t] === null ? null : -data.surprise.log_probs[t] / Math.LN2), steps: [1, 3, 6, 10], names: ["to 1 bit", "to 3", "to 6", "to 10", "beyond"], unit: "bits" },
+  rank: { of: (t) => data.surprise.ranks[t], steps: [1, 10, 100, 1000], names: ["the likeliest", "to 10", "to 100", "to 1,000", "beyond"] },
+  bits: { of: (t) => (data.surprise.log_probs[t] === null ? null : -data.surprise.log_probs[t] / Math.LN2), steps: [1, 3, 6, 10], names: ["to 1 bit", "to 3", "to 6", "to 10", "beyond"] },
 };
 
 /** The shade of a token, s1 to s5 from expected to not at all; s0 where nothing came before it. */
