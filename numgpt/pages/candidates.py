@@ -1,8 +1,8 @@
 """The distribution of the next token at each position, in so few numbers that a page can hold it, and sample from it.
 
-The likeliest tokens are kept one by one. The many below are kept in bins of their logits: how many there are in each,
-and their mean. From that the page computes for any temperature what they weigh together, which top-p, min-p and the
-sum under a probability need.
+The likeliest tokens are kept one by one, with their ids. Of those below, the logits alone are kept: of the first of them
+each, and then, as the vocabulary goes down, of fewer and fewer. From that the page computes for any temperature what they
+weigh together, and where top-p and min-p cut them.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,6 @@ import numpy as np
 
 from numgpt.model import Model, output_head
 
-BIN = 1 / 8  # the width of a bin, in logits
 SHOWN = 40  # so many of the likeliest are shown with their logit, which is computed in float64
 ROWS = 128  # positions whose logits are in memory at a time
 
@@ -21,43 +20,52 @@ class Candidates(NamedTuple):
 
     ids: np.ndarray  # [T, N] int, the likeliest first; of those that tie the lower id
     logits: np.ndarray  # [T, N] float64
-    tails: list[tuple[np.ndarray, np.ndarray]]  # for each position: of each bin how many [bins], and their mean [bins]
+    places: np.ndarray  # [M] int, rising: where in the order of likelihood the tokens stand of which more is known
+    tails: np.ndarray  # [T, M] float64: the logits at those places
 
 
-def candidates(x: np.ndarray, model: Model, n: int) -> Candidates:
-    """Compute the logits, and keep of each position the n likeliest tokens and the bins of the others.
+def candidates(x: np.ndarray, model: Model, n: int, fine: int) -> Candidates:
+    """Compute the logits, and keep of each position the n likeliest tokens and some logits of the others.
 
-    x  [T, C] float64, behind ln_f
-    n  how many are kept one by one; all, where there are fewer
+    x     [T, C] float64, behind ln_f
+    n     how many are kept one by one; all, where there are fewer
+    fine  as in `places_below`
     Notes: ids that pad the vocabulary are left out, as they are never sampled. Logits are computed in the dtype of the
     model, and those that are shown once more in float64.
     """
     head = output_head(model.params)[: model.config.n_tokens]
     n = min(n, len(head))
+    places = places_below(n, len(head), fine)
     ids, kept, tails = [], [], []
     for start in range(0, len(x), ROWS):
         part = x[start : start + ROWS]
-        for exact, row in zip(part, (part.astype(head.dtype) @ head.T).astype(np.float64), strict=True):
-            nth = np.partition(row, -n)[-n]
-            some = np.flatnonzero(row >= nth)
+        for exact, computed in zip(part, part.astype(head.dtype) @ head.T, strict=True):
+            descending = np.sort(computed)[::-1].astype(np.float64)
+            row = computed.astype(np.float64)
+            some = np.flatnonzero(row >= descending[n - 1])
             likeliest = some[np.argsort(-row[some], kind="stable")][:SHOWN]
             row[likeliest] = head[likeliest].astype(np.float64) @ exact
-            order = some[np.argsort(-row[some], kind="stable")]
-            ids.append(order[:n])
-            kept.append(row[order[:n]])
-            tails.append(binned(np.concatenate([row[row < nth], row[order[n:]]])))
-    return Candidates(np.array(ids), np.array(kept), tails)
+            order = some[np.argsort(-row[some], kind="stable")][:n]
+            ids.append(order)
+            kept.append(row[order])
+            tails.append(descending[places])
+    return Candidates(np.array(ids), np.array(kept), places, np.array(tails))
 
 
-def binned(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many logits are in each bin that has any, the highest bin first, and their mean there.
+def places_below(n: int, n_tokens: int, fine: int) -> np.ndarray:
+    """Return the places, counted from 0, of the tokens below the n likeliest whose logits are kept.
 
-    >>> binned(np.array([1.01, 1.03, 0.5]))
-    (array([2, 1]), array([1.02, 0.5 ]))
+    They are neighbours down to the place `fine`, and (place / fine)^2 apart from there on, but no more than an eighth of
+    what is left: the last logits lie far apart. Where a cut falls between two, how many of the tokens between lie above
+    it is not known, but they are few beside all that do. No token weighs more than the mean of those above it, so what
+    is kept weighs is known as well.
+
+    >>> places_below(2, n_tokens=20, fine=4)
+    array([ 2,  3,  4,  5,  6,  7,  8,  9, 10, 11, 12, 13, 14, 15, 16, 17, 18,
+           19])
     """
-    if not logits.size:
-        return np.zeros(0, dtype=int), np.zeros(0)
-    bins = np.floor((logits.max() - logits) / BIN).astype(int)
-    counts = np.bincount(bins)
-    sums = np.bincount(bins, weights=logits)
-    return counts[counts > 0], sums[counts > 0] / counts[counts > 0]
+    places, place = [], n - 1
+    while place < n_tokens - 1:
+        place += max(1, min(place**2 // fine**2, (n_tokens - place) // 8))
+        places.append(place)
+    return np.array(places, dtype=int)

@@ -17,14 +17,15 @@ from numgpt.pages import heads
 from numgpt.pages.by_layer import trace_by_layer
 from numgpt.pages.candidates import Candidates, candidates
 from numgpt.pages.lens import Reading, names_of_parts, parts_of_logits, read_stream
-from numgpt.pages.packing import NUMBER, WEIGHT, pack_integers, pack_numbers, pack_scaled, pack_weights
+from numgpt.pages.packing import NUMBER, WEIGHT, pack_integers, pack_numbers, pack_scaled, pack_steps, pack_weights
 from numgpt.tokenizer import Tokenizer, next_pair
 from numgpt.trace import letters
 
 FEATURES, OF_A_HEAD = 6, 3  # how many numbers are shown of a vector [C] or [F], and of one [D]
 WEIGHTS = 1_500_000  # so many attention weights a page holds, in all, before it keeps the largest of each row alone
 PICTURED = 170_000  # cells of the small pictures of all heads, where those are all that is known of each weight
-CANDIDATES = 48_000  # that are kept one by one, of all positions together; but 100 a position or more
+CANDIDATES = 16_384  # that are kept one by one, of all positions together; but 100 a position or more
+BELOW = 300_000  # of the tokens below those each logit, of all positions together, before they are thinned out
 PARTS = 250_000  # what parts add to logits, of all positions together
 INTEGER, LOGIT, PART = 3, 5, 6  # characters of an id, a rank or a count; of a logit; of what a part adds to one
 
@@ -63,7 +64,7 @@ def gather(ids: np.ndarray, model: Model) -> dict[str, Any]:
 
     n_parts = len(names_of_parts(config))
     next_ids = np.append(ids[1:], ids[-1])  # after the last token nothing came; what is read of it there is not shown
-    follow = candidates(base["ln_f"], model, max(100, CANDIDATES // T))
+    follow = candidates(base["ln_f"], model, max(100, CANDIDATES // T), fine=max(500, BELOW // T))
     targets = choose_targets(follow.ids, ids, 4 if 4 * T * n_parts <= PARTS else 2)
     parts = parts_of_logits(ids, targets, z, mlp_out, streams[-1], model)
     reading = read_stream(streams, next_ids, model)
@@ -177,16 +178,41 @@ def lens_data(reading: Reading, config: Config) -> dict[str, Any]:
 
 
 def next_data(follow: Candidates) -> dict[str, Any]:
-    """Return the candidates of each position, and the bins of all others."""
-    tails = [np.concatenate(x) for x in zip(*follow.tails, strict=True)]
+    """Return the candidates of each position, and what is known of all others: the steps from one logit to the next."""
+    counts = np.diff(follow.places, prepend=follow.ids.shape[1] - 1)
+    step, steps = in_steps(follow.logits[:, -1], follow.tails, counts)
     return {
         "n": follow.ids.shape[1],
         "ids": pack_integers(follow.ids, INTEGER),
         "logits": pack_scaled(follow.logits, LOGIT),
-        "bins": [len(counts) for counts, _ in follow.tails],
-        "counts": pack_integers(tails[0], INTEGER),
-        "means": pack_scaled(tails[1], LOGIT),
+        "counts": pack_steps(counts),
+        "step": step.tolist(),
+        "steps": [pack_steps(row) for row in steps],
     }
+
+
+def in_steps(start: np.ndarray, tails: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows of falling numbers in whole steps: from the start to the first, from there to the second, and so on.
+
+    start, tails  [T], [T, M] float64
+    counts        [M] int, rising: a step is sqrt(count) times as long where there are so many tokens to the next number
+    Returns       step [T] float64 and steps [T, M] int. Each number is off by at most half a step, as each step begins
+                  where the ones before it have led to.
+
+    >>> in_steps(np.array([8.0]), np.array([[7.0, 6.5, 4.0]]), np.array([1, 1, 4]))[1]
+    array([[27, 13, 33]])
+    """
+    steps = np.zeros(tails.shape, dtype=int)
+    if not tails.size:
+        return np.zeros(len(start)), steps
+    alone = max(1, int(np.count_nonzero(counts == 1)))
+    step = np.maximum((start - tails[:, alone - 1]) / alone / 20, (start - tails[:, -1]) / 2**17)
+    step = np.where(step > 0, step, 1.0)
+    at = start.copy()
+    for i, length in enumerate(np.sqrt(counts)):
+        steps[:, i] = np.rint((at - tails[:, i]) / (length * step)).clip(0, 2**18 - 1)
+        at -= length * step * steps[:, i]
+    return step, steps
 
 
 def shown_text(piece: bytes) -> str:

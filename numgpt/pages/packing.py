@@ -7,7 +7,7 @@ rounded to them here, once and from float64, and becomes the integer
 
 with m from 100 to 999, or for the smallest numbers (k = 0) from 0: a floating point of decimal digits. So what the page
 shows is what the tensor holds, rounded once. float16, in the same room, would be rounded twice and show other last
-digits. `unpackInteger` and `unpackDecimal` in page.js are the inverse.
+digits. `unpackInteger`, `unpackDecimal` and `unpackSteps` in page.js are the inverse.
 """
 
 import numpy as np
@@ -64,6 +64,26 @@ def pack_numbers(x: np.ndarray) -> str:
     width, low = NUMBER
     negative = (x < 0).astype(np.int64) << (6 * width - 1)
     return pack_integers(negative + decimal_codes(np.abs(x), low), width)
+
+
+def pack_steps(x: np.ndarray) -> str:
+    """Return integers of which most are small as text: 1 character below 48, 2 below 1008, else 4.
+
+    x  [...] int, 0 to 2^18 - 1
+    Notes: a first character of 0 to 47 is the number; 48 to 62 are its upper digit, and one more follows; 63 says that
+    three follow.
+
+    >>> pack_steps(np.array([0, 47, 48, 1008]))
+    'AvwA_APw'
+    """
+    x = np.asarray(x, dtype=np.int64).ravel()
+    beyond = x - 48
+    codes = np.stack([np.full_like(x, 63), x >> 12, x >> 6 & 63, x & 63], axis=1)
+    two, one = x < 48 + 15 * 64, x < 48
+    codes[two, 2:] = np.stack([48 + (beyond >> 6), beyond & 63], axis=1)[two]
+    codes[one, 3] = x[one]
+    kept = np.stack([~two, ~two, ~one, np.ones_like(one)], axis=1)
+    return np.frombuffer(DIGITS, dtype=np.uint8)[codes[kept]].tobytes().decode("ascii")
 
 
 def pack_scaled(x: np.ndarray, width: int) -> dict[str, str | float]:

@@ -39,6 +39,18 @@ function unpackDecimal(text, i, [width, low], signed) {
 const unpackNumber = (text, i) => unpackDecimal(text, i, packing.number, true);
 const unpackScaled = (x, i, width) => x.low + x.step * unpackInteger(x.text, i, width);
 
+/** The integers of a text of integers of which most are small. */
+function unpackSteps(text) {
+  const found = [];
+  for (let at = 0; at < text.length; at++) {
+    const first = DIGIT[text.charCodeAt(at)];
+    if (first < 48) found.push(first);
+    else if (first < 63) found.push(48 + 64 * (first - 48) + DIGIT[text.charCodeAt(++at)]);
+    else { found.push(unpackInteger(text.slice(at + 1, at + 4), 0, 3)); at += 3; }
+  }
+  return found;
+}
+
 /** What a page shows of a vector: its first numbers, each with its index in the tensor. */
 function numbersOf(name, t, h) {
   if (name === "logits") {
@@ -92,13 +104,15 @@ function candidatesAt(t) {
   }));
 }
 
-/** The tokens below the candidates, in bins: how many, and the mean of their logits. */
+/** The tokens below the candidates, the likeliest first, in bins: how many, and from which logit down to which. */
 function tailAt(t) {
-  const start = data.next.bins.slice(0, t).reduce((sum, n) => sum + n, 0);
-  return Array.from({ length: data.next.bins[t] }, (_, i) => ({
-    count: unpackInteger(data.next.counts, start + i),
-    mean: unpackScaled(data.next.means, start + i, packing.logit),
-  }));
+  const steps = unpackSteps(data.next.steps[t]), counts = unpackSteps(data.next.counts);
+  let low = candidatesAt(t).at(-1).logit;
+  return counts.map((count, i) => {
+    const high = low;
+    low -= Math.sqrt(count) * data.next.step[t] * steps[i];
+    return { count, high, low };
+  });
 }
 
 const MARKS = { " ": "␣", "\n": "⏎", "\t": "⇥" };
@@ -631,40 +645,56 @@ function drawParts() {
 
 const CONTROLS = ["temperature", "top_k", "top_p", "min_p"];
 
+/** What the tokens of a bin weigh together. The last lies at its lower edge, and the others evenly above it. */
+function weightOf({ count, high, low }) {
+  const width = high - low;
+  return Math.exp(low) * (width && count > 1 ? Math.expm1(width) / Math.expm1(width / count) : count);
+}
+
+/** The first tokens of a bin. */
+const firstOf = (bin, count) => ({ count, high: bin.high, low: bin.high - (bin.high - bin.low) * count / bin.count });
+
+/** The tokens of a bin that are likelier than an edge, and of another weight before they reach a sum. */
+const above = (bin, edge) => firstOf(bin, Math.floor(bin.count * (bin.high - edge) / (bin.high - bin.low)));
+function upTo(bin, sum) {
+  let count = 1;
+  while (count < bin.count && weightOf(firstOf(bin, count)) < sum) count++;
+  return firstOf(bin, count);
+}
+
 /** What is left of the candidates, and how likely each is: temperature, top-k, top-p, min-p, in this order, as in sampling.py.
     rest: how many tokens below the candidates are still in it, and how likely they are together. */
 function distribution(t, { temperature, top_k, top_p, min_p }) {
-  const candidates = candidatesAt(t), top = candidates[0].logit;
+  const candidates = candidatesAt(t), top = candidates[0].logit, scaled = (logit) => (logit - top) / temperature;
   if (temperature === 0) return { candidates: candidates.map((c, i) => ({ ...c, p: i ? 0 : 1 })), rest: { count: 0, p: 0 } };
-  const x = candidates.map(({ logit }) => (logit - top) / temperature);
-  const width = 1 / 8 / temperature; // of a bin; what lies in it is taken as spread evenly
+  const x = candidates.map(({ logit }) => scaled(logit)), sumOf = (numbers) => numbers.reduce((sum, one) => sum + one, 0);
   let weights = x.map(Math.exp);
-  let bins = tailAt(t).map(({ count, mean }) => ({ count, x: (mean - top) / temperature, each: Math.exp((mean - top) / temperature) * (1 + width ** 2 / 24) }));
-  if (top_k && top_k < candidates.length + bins.reduce((sum, { count }) => sum + count, 0)) {
+  let bins = tailAt(t).map(({ count, high, low }) => ({ count, high: scaled(high), low: scaled(low) }));
+  if (top_k && top_k < candidates.length + sumOf(bins.map(({ count }) => count))) {
     const kth = x[Math.min(top_k, x.length) - 1];
     weights = weights.map((w, i) => (x[i] < kth ? 0 : w));
     bins = [];
   }
-  const total = () => weights.reduce((sum, w) => sum + w, 0) + bins.reduce((sum, { count, each }) => sum + count * each, 0);
+  const total = () => sumOf(weights) + sumOf(bins.map(weightOf));
   if (top_p < 1) {
-    const target = top_p * total();
-    let sum = 0;
-    weights = weights.map((w) => { const kept = sum < target ? w : 0; sum += w; return kept; });
-    bins = bins.map((bin) => {
-      const count = sum < target ? Math.min(bin.count, Math.ceil((target - sum) / bin.each)) : 0;
-      sum += bin.count * bin.each;
-      return { ...bin, count };
+    let missing = top_p * total();
+    weights = weights.map((w) => { const kept = missing > 0 ? w : 0; missing -= w; return kept; });
+    bins = bins.flatMap((bin) => {
+      if (missing <= 0) return [];
+      const kept = upTo(bin, missing);
+      missing -= weightOf(bin);
+      return [kept];
     });
   }
   if (min_p) {
     const least = Math.log(min_p);
     weights = weights.map((w, i) => (x[i] < least ? 0 : w));
-    bins = bins.map((bin) => ({ ...bin, count: Math.round(bin.count * between((bin.x + width / 2 - least) / width, 0, 1)) }));
+    bins = bins.filter(({ high }) => high > least).map((bin) => (bin.low < least ? above(bin, least) : bin)).filter(({ count }) => count);
   }
   const sum = total();
   return {
     candidates: candidates.map((c, i) => ({ ...c, p: weights[i] / sum })),
-    rest: { count: bins.reduce((n, { count }) => n + count, 0), p: bins.reduce((p, { count, each }) => p + count * each, 0) / sum },
+    rest: { count: sumOf(bins.map(({ count }) => count)), p: sumOf(bins.map(weightOf)) / sum },
   };
 }
 

@@ -53,6 +53,9 @@ IDS = {
     "no tokenizer": [3, 1, 4, 1, 5, 9, 2, 6, 5, 3],
     "48 layers": [3, 1, 4, 1, 5, 9, 2, 6],
     "1,024 tokens": np.random.default_rng(0).integers(0, 90, 1024).tolist(),
+    "even odds": np.random.default_rng(1).integers(0, 50257, 100).tolist(),
+    "odds": np.random.default_rng(2).integers(0, 50257, 128).tolist(),
+    "uneven odds": np.random.default_rng(3).integers(0, 50257, 100).tolist(),
 }
 
 
@@ -70,6 +73,9 @@ def model_of(case):
         "no tokenizer": lambda: small(90, 24, 3, 3, scale=10),
         "48 layers": lambda: small(90, 50, 25, 48),
         "1,024 tokens": lambda: small(90, 16, 2, 2, n_ctx=1024, scale=10),
+        "even odds": lambda: small(50257, 32, 4, 2),
+        "odds": lambda: small(50257, 32, 4, 2, scale=5),
+        "uneven odds": lambda: small(50257, 32, 4, 2, scale=15),
         "float64": lambda: numgpt.load("storyteller", dtype="float64"),
     }
     if case.endswith(OF_GPT2):
@@ -424,7 +430,7 @@ return arguments[0].map(([t, settings]) => {
 """
 
 
-@pytest.mark.parametrize("case", ["king", "no tokenizer"])
+@pytest.mark.parametrize("case", ["king", "no tokenizer", "even odds", "odds", "uneven odds"])
 def test_the_sliders_give_the_distribution_of_the_samplers(browser, case):
     draw, logits = random.Random(3), exact(case, ("logits",))["logits"]
     browser.open(page_of(case).html)
