@@ -1,8 +1,8 @@
 """The distribution of the next token at each position, in so few numbers that a page can hold it, and sample from it.
 
-The likeliest tokens are kept one by one, with their ids. Of those below, the logits alone are kept: of the first of them
-each, and then, as the vocabulary goes down, of fewer and fewer. From that the page computes for any temperature what they
-weigh together, and where top-p and min-p cut them.
+The likeliest tokens are kept one by one, with their ids. Of those below, the logits alone are kept: of the first of
+them each, and then, as the vocabulary goes down, of fewer and fewer. From that the page computes for any temperature
+what they weigh together, and where top-p and min-p cut them.
 """
 
 from typing import NamedTuple
@@ -55,10 +55,10 @@ def candidates(x: np.ndarray, model: Model, n: int, fine: int) -> Candidates:
 def places_below(n: int, n_tokens: int, fine: int) -> np.ndarray:
     """Return the places, counted from 0, of the tokens below the n likeliest whose logits are kept.
 
-    They are neighbours down to the place `fine`, and (place / fine)^2 apart from there on, but no more than an eighth of
-    what is left: the last logits lie far apart. Where a cut falls between two, how many of the tokens between lie above
-    it is not known, but they are few beside all that do. No token weighs more than the mean of those above it, so what
-    is kept weighs is known as well.
+    They are neighbours down to the place `fine`, and (place / fine)^2 apart from there on, but no more than an eighth
+    of what is left: the last logits lie far apart. Where a cut falls between two, how many of the tokens between lie
+    above it is not known, but they are few beside all that do. No token weighs more than the mean of those above it,
+    so what is kept weighs is known as well.
 
     >>> places_below(2, n_tokens=20, fine=4)
     array([ 2,  3,  4,  5,  6,  7,  8,  9, 10, 11, 12, 13, 14, 15, 16, 17, 18,
