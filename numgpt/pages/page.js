@@ -184,7 +184,7 @@ function picture(name, { label, width, height, children, table }) {
   const drawn = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, width, height }, ...children);
   drawn.style.maxWidth = `${width * 1.4}px`;
   const wide = width > 430; // on a phone it is not made small, but moved in a frame of its own
-  if (wide) drawn.style.minWidth = `${Math.min(width, 640)}px`;
+  if (wide) drawn.style.minWidth = `${Math.min(width, 900)}px`;
   const old = figure.querySelector("svg");
   if (old) {
     old.replaceWith(drawn);
