@@ -33,6 +33,7 @@ from numgpt.decoding.beam import search
 from numgpt.decoding.rules import Rules, check_prompt, check_rules
 from numgpt.decoding.text import start_ids, text_of
 from numgpt.errors import ContextError, OptionError, TokenError
+from numgpt.fast.matrices import Stored
 from numgpt.measure.scoring import score
 from numgpt.model import Model, tokenizer_of
 from numgpt.params import map_leaves
@@ -252,9 +253,10 @@ def fingerprint(model: Model) -> str:
     """
     digest = hashlib.sha256(repr(model.config).encode())
 
-    def add(path: str, x: np.ndarray) -> None:
+    def add(path: str, x: np.ndarray | Stored) -> None:
         digest.update(f"{path} {x.dtype} {x.shape}".encode())
-        digest.update(np.ascontiguousarray(x).data)
+        for array in x.arrays() if isinstance(x, Stored) else [x]:
+            digest.update(np.ascontiguousarray(array).data)
 
     map_leaves(add, model.params)
     if model.tokenizer:

@@ -37,6 +37,7 @@ data are refused.
 import math
 import os
 import re
+from collections.abc import Iterator
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
@@ -48,7 +49,7 @@ from numgpt.checkpoint.aliases import join_qkv
 from numgpt.checkpoint.contract import Glance, Opened
 from numgpt.checkpoint.files import CHUNK, brief, check_kind, fill, listing, opened, place_of, version_of, wrong
 from numgpt.checkpoint.gguf_tokens import NORMAL, from_lists
-from numgpt.checkpoint.quants import BLOCKS, NOT_READ, Block, unpack
+from numgpt.checkpoint.quants import BLOCKS, NOT_READ, Block, split_q8_0, unpack
 from numgpt.checkpoint.settings import config_from_json
 from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.config import Config
@@ -111,21 +112,35 @@ class Stored(NamedTuple):
 
     def into(self, turned: bool, out: np.ndarray) -> np.ndarray:
         """Read the tensor, or its transpose, into an array: some rows at a time, so that little is held twice."""
+        rows = out.T if turned else out if out.ndim == 2 else out.reshape(-1, self.shape[-1])
+        for start, packed in self.packed_rows(len(rows)):
+            part = rows[start : start + len(packed)]
+            part[:] = unpack(self.block.name, packed).reshape(part.shape)
+        return out
+
+    def blocks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Read a matrix of Q8_0 as it is: q [rows, width] int8, and the scales of its blocks, [rows, width / 32]."""
+        n, width = self.shape
+        q, scales = np.empty((n, width), np.int8), np.empty((n, width // 32), np.float32)
+        for start, packed in self.packed_rows(n):
+            rows = slice(start, start + len(packed))
+            scales[rows], q[rows] = split_q8_0(packed)
+        return q, scales
+
+    def packed_rows(self, n: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the bytes of n rows, some rows at a time, in memory that is used again: where they begin, and they."""
         width, where = self.shape[-1], place_of(self.path, self.name)
-        rows = out.T if turned else out if out.ndim == 2 else out.reshape(-1, width)
         step = max(1, CHUNK // width)
         row_bytes = width // self.block.length * self.block.nbytes
         with opened(self.path) as file:
             if version_of(file) != self.version:
                 raise wrong(where, "the file has changed, expected it as its header was read", "open it again")
             file.seek(self.at)
-            buffer = np.empty(min(step, len(rows)) * row_bytes, np.uint8)
-            for i in range(0, len(rows), step):
-                part = rows[i : i + step]
-                packed = buffer[: len(part) * row_bytes]
+            buffer = np.empty((min(step, n), row_bytes), np.uint8)
+            for start in range(0, n, step):
+                packed = buffer[: n - start]
                 fill(packed, file, where)
-                part[:] = unpack(self.block.name, packed).reshape(part.shape)
-        return out
+                yield start, packed
 
 
 def is_mine(glance: Glance) -> bool:
@@ -170,7 +185,8 @@ def _hub_tensor(name: str, x: Stored) -> LazyTensor:
     turned = name.startswith("blk.") and len(x.shape) == 2
     dtype = x.block.name if x.block.length == 1 else "F32"
     shape = x.shape[::-1] if turned else x.shape
-    return LazyTensor(dtype, shape, partial(x.read, turned), partial(x.into, turned), by_columns=True)
+    blocks = x.blocks if x.block.name == "Q8_0" and len(x.shape) == 2 else None
+    return LazyTensor(dtype, shape, partial(x.read, turned), partial(x.into, turned), by_columns=True, blocks=blocks)
 
 
 def _config(path: Path, keys: dict[str, Any], tensors: dict[str, LazyTensor]) -> Config:

@@ -9,6 +9,7 @@ import numpy as np
 
 from numgpt.checkpoint.tensors import LazyTensor
 from numgpt.config import Config
+from numgpt.fast.matrices import Half, Int8
 from numgpt.params import map_leaves, param_shapes
 
 COLUMN_MAJOR = "mlp.c_proj.w"  # the leaves that are laid out in memory by columns
@@ -55,6 +56,33 @@ def read_params(given: dict[str, LazyTensor], config: Config, dtype: str | None 
     if failed:
         raise failed[0]
     return map_leaves(lambda path, _: read[path], param_shapes(config))
+
+
+def read_stored(given: dict[str, LazyTensor], config: Config, weights: str) -> dict[str, Any]:
+    """Read the parameter tree with its matrices in fewer bytes: one tensor at a time, the largest first.
+
+    given    as for read_params
+    weights  "int8": the matrices of the layers and the embedding in whole numbers of 8 bits, rounded as they are read;
+             blocks of 8 bits, as a GGUF file has them, are taken over. "keep": those that the file has in float16 or
+             bfloat16 stay so
+    Returns the tree; positions, layer norms, biases and what is not kept otherwise are float32.
+    Notes: a float16 that is not finite is kept in float32, where it is found as ever.
+    """
+
+    def read(path: str, tensor: LazyTensor) -> np.ndarray | Int8 | Half:
+        turned = path in ("wte", "lm_head")
+        is_matrix = path.endswith(".w") or turned
+        if is_matrix and weights == "int8":
+            return Int8.from_rows(*tensor.blocks(), turned) if tensor.blocks else Int8.from_array(tensor.read(), turned)
+        by_columns = path.endswith(COLUMN_MAJOR)
+        array = np.empty(tensor.shape[::-1] if by_columns else tensor.shape, np.float32)
+        array = (_read_columns if by_columns else _read_rows)(tensor, array)
+        if is_matrix and tensor.dtype in ("F16", "BF16") and np.isfinite(array).all():
+            return Half.from_array(array, tensor.dtype)
+        return array
+
+    found = {path: read(path, given[path]) for path in sorted(given, key=lambda path: -math.prod(given[path].shape))}
+    return map_leaves(lambda path, _: found[path], param_shapes(config))
 
 
 def _lay_out(shapes: dict[str, tuple[int, ...]], dtype: np.dtype[Any]) -> dict[str, np.ndarray]:

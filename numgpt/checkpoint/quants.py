@@ -196,6 +196,20 @@ def unpack(dtype: str, packed: np.ndarray) -> np.ndarray:
         return block.numbers(packed.reshape(-1, block.nbytes)).reshape(-1)
 
 
+def split_q8_0(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scales and the whole numbers of rows of Q8_0.
+
+    packed  uint8 [n, bytes]
+    Returns float32 [n, blocks] and int8 [n, 32 blocks].
+
+    >>> split_q8_0(np.array([[0, 0x38] + 30 * [0] + [2, 254]], np.uint8))[0]
+    array([[0.5]], dtype=float32)
+    """
+    n = len(packed)
+    blocks = packed.reshape(-1, 34)
+    return _half(blocks[:, :2]).reshape(n, -1), _signed(blocks[:, 2:]).reshape(n, -1)
+
+
 def pack(dtype: str, x: np.ndarray) -> np.ndarray:
     """Return numbers as blocks, the inverse of `unpack`.
 

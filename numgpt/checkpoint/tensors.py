@@ -27,6 +27,8 @@ class LazyTensor(NamedTuple):
     into: Callable[[np.ndarray], np.ndarray] | None = None
     """Reads it into an array that `read` could have returned; None where the format can't without a copy."""
     by_columns: bool = False  # of a matrix: `into` also takes one that lies in memory by columns
+    blocks: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
+    """Reads a matrix of blocks of 8 bits, a row an output: q [out, in] int8, scales [out, in / 32] float32."""
 
 
 def tensor_of(x: np.ndarray, name: str = "an array") -> LazyTensor:

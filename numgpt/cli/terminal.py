@@ -173,7 +173,8 @@ def load_model(args: argparse.Namespace) -> Model:
 
     tell_of_download(args, args.model)
     with bar(args) as progress:
-        model = load(args.model, getattr(args, "dtype", None), progress, args.base, **given(args))
+        dtype, weights = getattr(args, "dtype", None), getattr(args, "weights", None)
+        model = load(args.model, dtype, progress, args.base, weights, **given(args))
     if getattr(args, "tokenizer", None) is None:
         return model
     tokenizer = load_tokenizer(args.tokenizer)

@@ -8,6 +8,7 @@ from typing import Any
 from numgpt.checkpoint.adapters import base_name, find_adapter
 from numgpt.checkpoint.contract import Opened
 from numgpt.checkpoint.reading import (
+    WEIGHTS,
     Unreadable,
     find_tokenizer,
     float_dtype,
@@ -17,7 +18,8 @@ from numgpt.checkpoint.reading import (
 )
 from numgpt.checkpoint.settings import NOTHING, check_given
 from numgpt.checkpoint.vocabulary import gpt2
-from numgpt.errors import CheckpointError, DownloadError
+from numgpt.checks import check_option
+from numgpt.errors import CheckpointError, DownloadError, OptionError
 from numgpt.fast.tokenizer import Tokenizer
 from numgpt.hub.folders import find, list_names, weights_folder
 from numgpt.hub.registry import KNOWN, is_name
@@ -31,6 +33,7 @@ def load(
     dtype: Any = None,
     progress: Any = None,
     base: str | os.PathLike[str] | None = None,
+    weights: str | None = None,
     **given: Any,
 ) -> Model:
     """Read a checkpoint.
@@ -41,18 +44,23 @@ def load(
     dtype         float32 or float64: convert to it. None: those two stay, F16 and BF16 are widened to float32
     progress      shows how a download gets on; see `numgpt.hub.download`
     base          of an adapter, a name or a path. None: beside it, else the one that it names
+    weights       "int8": keep the matrices in whole numbers of 8 bits, in a bit more than a quarter of the memory;
+                  "keep": those in F16 and BF16 as they are, in half of it; see `numgpt.fast.matrices`. None: float32
     given         what no tensor tells, where no file says it or says it wrongly: n_head, activation_function,
                   layer_norm_epsilon, scale_attn_weights, scale_attn_by_inverse_layer_idx, eos_token_id
     Returns a Model. Its tokenizer is None where there are no tokenizer files.
     Raises CheckpointError where there is no such checkpoint, or it is damaged, incomplete or no GPT-2; DownloadError;
-    OptionError for another dtype, or for something else that is given.
+    OptionError for another dtype, for float64 with `weights`, or for something else that is given.
 
     >>> model = load("storyteller")
     >>> model.config.n_layer, model.params["wte"].shape, len(model.tokenizer)
     (6, (4096, 256), 4096)
     """
     target = None if dtype is None else float_dtype(dtype)
-    return read_model(open_named(name_or_path, base, given, progress), target)
+    check_option("weights", weights, weights in (None, *WEIGHTS), f"{' or '.join(WEIGHTS)}, or None")
+    if weights and target == "float64":
+        raise OptionError(f"weights={weights!r} are multiplied in float32: leave dtype='float64' out")
+    return read_model(open_named(name_or_path, base, given, progress), target, weights)
 
 
 def load_tokenizer(
