@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 
-from numgpt.cli.terminal import Command, bar, given, no_arguments, note
+from numgpt.cli.terminal import Command, add_weights, bar, given, note
 from numgpt.cli.threads import cpu_quota
 
 EXAMPLES = """examples:
   numgpt bench
-  numgpt bench -m path/to/gpt2 --json"""
+  numgpt bench -m path/to/gpt2 --json
+  numgpt bench -m gpt2-xl --weights int8     in 8 bits alone, where float32 has no room"""
 
 
 def bench(args: argparse.Namespace) -> None:
@@ -24,12 +25,12 @@ def bench(args: argparse.Namespace) -> None:
         path = locate(args.model, progress)
     note(args, "measuring: some 10 seconds for the storyteller, a minute for 124M parameters")
     busy = load_average()
-    report = {"model": str(args.model), **measure(path, base=args.base, **given(args))}
+    report = {"model": str(args.model), **measure(path, weights=args.weights, base=args.base, **given(args))}
     report["cpu_quota"] = cpu_quota()
     report["notes"] = notes(report["weight_bytes"], busy)
     print(json.dumps(report) if args.json else table(report))
 
 
 COMMANDS = {
-    "bench": Command(EXAMPLES, no_arguments, bench),
+    "bench": Command(EXAMPLES, add_weights, bench),
 }

@@ -13,6 +13,7 @@ from numgpt.cli.terminal import (
     TEMPERATURE,
     TOP_K,
     Command,
+    add_precision,
     given_text,
     load_model,
     note,
@@ -223,7 +224,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, metavar="N", help="the same seed makes the same text (default: another each time)")
     about_logprobs = "with --json: the log-probability of each token, and the N likeliest at its place with theirs"
     add("--logprobs", type=int, metavar="N", help=about_logprobs)
-    add("--dtype", choices=["float32", "float64"], help="precision (default: that of the checkpoint)")
+    add_precision(parser)
     add("--allow-special", action="store_true", help="read <|endoftext|> in the prompt as the token, not as text")
 
 

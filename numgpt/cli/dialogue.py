@@ -10,7 +10,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from numgpt.cli.terminal import ABOUT_SEED, TEMPERATURE, TOP_K, Command, chosen_seed, fail, load_model, note, require
+from numgpt.cli.terminal import (
+    ABOUT_SEED,
+    TEMPERATURE,
+    TOP_K,
+    Command,
+    add_weights,
+    chosen_seed,
+    fail,
+    load_model,
+    note,
+    require,
+)
 from numgpt.errors import NumgptError, OptionError, TokenError
 
 EXAMPLES = """examples:
@@ -124,6 +135,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--top-p", type=float, metavar="P", help="keep the fewest tokens that reach this probability together")
     add("--seed", type=int, metavar="N", help=ABOUT_SEED)
+    add_weights(parser)
 
 
 COMMANDS = {

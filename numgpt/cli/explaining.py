@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from numgpt.cli.terminal import Command, encode, given_text, load_model, note, parse_ids
+from numgpt.cli.terminal import Command, add_precision, encode, given_text, load_model, note, parse_ids
 
 EXAMPLES = """examples:
   numgpt explain "Once upon a time there was a king"     writes explain.html: open it in a browser
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ids", metavar="IDS", help="ids instead of a text: numbers with commas between")
     about_output = "the page that is written; - for standard output (default: explain.html)"
     add("-o", "--output", metavar="FILE", default="explain.html", help=about_output)
-    add("--dtype", choices=["float32", "float64"], help="precision (default: that of the checkpoint)")
+    add_precision(parser)
     add("--allow-special", action="store_true", help="read <|endoftext|> in the text as the token")
 
 

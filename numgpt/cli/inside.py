@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numgpt
 from numgpt.cli.terminal import (
     Command,
+    add_precision,
     encode,
     given_text,
     load_model,
@@ -170,7 +171,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top", type=int, default=5, metavar="N", help="of logits show the N likeliest tokens (default: 5)")
     about_ablate = "set a tensor to zero, or one head or feature of it: h.1.attn.z:2; repeatable"
     add("--ablate", action="append", default=[], metavar="NAME[:N]", help=about_ablate)
-    add("--dtype", choices=["float32", "float64"], help="precision (default: that of the checkpoint)")
+    add_precision(parser)
     add("--allow-special", action="store_true", help="read <|endoftext|> in the text as the token")
 
 

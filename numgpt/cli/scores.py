@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from numgpt.cli.jobs import add_job_options, check_job, job
-from numgpt.cli.terminal import Command, load_model, needed_text, note, require
+from numgpt.cli.terminal import Command, add_precision, load_model, needed_text, note, require
 from numgpt.errors import OptionError
 
 EXAMPLES = """examples:
@@ -21,12 +21,12 @@ EXAMPLES = """examples:
   numgpt score - --bos --json < text.txt                 log-probabilities, from the first token on
   numgpt score "The king" --color always | less -R
   numgpt score --input texts.jsonl --output out.jsonl    a job: start it again, and it goes on
-  numgpt score --lambada lambada_test.jsonl -m gpt2      how many last words are predicted"""
+  numgpt score --lambada lambada_test.jsonl -m gpt2      how many last words are predicted
+  numgpt score --compare-weights int8 --file book.txt    what weights in 8 bits lose on this text"""
 
 
 def score(args: argparse.Namespace) -> None:
     """numgpt score: show how well the model predicts a text, or the last word of each of many."""
-    from numgpt.checkpoint.llmc_tokens import text_or_ids
     from numgpt.checks import finite
     from numgpt.measure import scoring
 
@@ -34,8 +34,11 @@ def score(args: argparse.Namespace) -> None:
     options = args.context, args.stride, args.bos, args.allow_special
     if args.lambada is not None and options != (None, None, False, False):
         raise OptionError("--lambada takes each text by itself: leave out --context, --stride, --bos, --allow-special")
+    if args.compare_weights is not None:
+        compare_weights(args)
+        return
     model = load_model(args)
-    content: Any = "" if args.file is None else text_or_ids(Path(args.file).read_bytes(), Path(args.file))
+    content: Any = "" if args.file is None else given_content(args)
     tokenizer = require(model.tokenizer, args.model) if isinstance(content, str) else model.tokenizer
     if args.input is not None:
         job(args, model, {"context": args.context, "stride": args.stride, "bos": args.bos})
@@ -52,7 +55,7 @@ def score(args: argparse.Namespace) -> None:
             "correct": f"{last.correct} of {last.texts} last words: each token the likeliest; no stop-word filter"
         }
     else:
-        content = needed_text(args, args.text) if args.file is None else content
+        content = given_content(args) if args.file is None else content
         if isinstance(content, str) and tokenizer:
             content = tokenizer.encode(content, allow_special=args.allow_special)
         found = scoring.score(model, content, context=args.context, stride=args.stride, bos=args.bos)
@@ -86,6 +89,48 @@ def score(args: argparse.Namespace) -> None:
     note(args, f"{time.perf_counter() - start:.2f} s")
 
 
+def given_content(args: argparse.Namespace) -> Any:
+    """Return the text to score, or the ids of a file that has those."""
+    from numgpt.checkpoint.llmc_tokens import text_or_ids
+
+    return (
+        needed_text(args, args.text)
+        if args.file is None
+        else text_or_ids(Path(args.file).read_bytes(), Path(args.file))
+    )
+
+
+def compare_weights(args: argparse.Namespace) -> None:
+    """numgpt score --compare-weights: show what a model loses when its weights are kept in fewer bits."""
+    from numgpt.checks import finite
+    from numgpt.measure.comparing import compare
+
+    for name in "input", "lambada", "context", "stride", "weights":
+        if getattr(args, name) is not None:
+            args.error(f"--{name} does not go with --compare-weights")
+    model = load_model(args)
+    content = given_content(args)
+    if isinstance(content, str):
+        content = require(model.tokenizer, args.model).encode(content, allow_special=args.allow_special)
+    args.weights = args.compare_weights
+    found = compare(model, load_model(args), content)
+    facts = {"model": str(args.model), "weights": args.compare_weights, **found._asdict()}
+    if args.json:
+        print(json.dumps({name: finite(x) if isinstance(x, float) else x for name, x in facts.items()}))
+        return
+    change = 100 * (found.perplexity_of_other / found.perplexity - 1)
+    lines = {
+        "tokens compared": found.tokens,
+        "perplexity": f"{found.perplexity:.6g}",
+        f"perplexity, {args.compare_weights}": f"{found.perplexity_of_other:.6g}, {change:+.2f} %",
+        "KL divergence, mean": f"{found.kl_mean:.3g} nats",
+        "KL divergence, 99 of 100": f"below {found.kl_99:.3g} nats",
+        "same first choice": f"{100 * found.same_first:.2f} %",
+    }
+    for name, value in lines.items():
+        print(f"  {name:<26} {value}")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what `numgpt score` takes."""
     source = parser.add_mutually_exclusive_group()
@@ -102,7 +147,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stride", type=int, metavar="N", help="tokens from one window to the next (default: half the context)")
     add("--bos", action="store_true", help="put the end-of-text token before, so that the first token is scored")
     add("--color", choices=["auto", "always", "never"], default="auto", help="colour the text (default: on a terminal)")
-    add("--dtype", choices=["float32", "float64"], help="precision (default: that of the checkpoint)")
+    add_precision(parser)
+    about_comparison = "show what these weights lose on the text: perplexity, divergence, first choices"
+    add("--compare-weights", choices=["int8", "keep"], help=about_comparison)
     add("--allow-special", action="store_true", help="read <|endoftext|> in the text as the token")
 
 

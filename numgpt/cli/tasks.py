@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from numgpt.cli.terminal import ABOUT_SEED, Command, chosen_seed, load_model, note, read_file, require
+from numgpt.cli.terminal import ABOUT_SEED, Command, add_weights, chosen_seed, load_model, note, read_file, require
 
 SUMMARIZE_EXAMPLES = """examples:
   numgpt summarize article.txt -m gpt2-xl
@@ -83,6 +83,7 @@ def add_summarize_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what `numgpt summarize` takes."""
     parser.add_argument("file", metavar="FILE", help="the file to read; - reads standard input")
     parser.add_argument("--seed", type=int, metavar="N", help=ABOUT_SEED)
+    add_weights(parser)
 
 
 def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,6 +102,7 @@ def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="example pairs, for other languages than en and fr or other texts",
     )
+    add_weights(parser)
 
 
 COMMANDS = {

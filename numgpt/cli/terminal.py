@@ -230,6 +230,18 @@ def add_model_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", metavar="MODEL", help="of an adapter: its base (default: the one that it names)")
 
 
+def add_precision(parser: Any) -> None:
+    """Say in which numbers a model may be computed and kept. The parser may be a group of one."""
+    parser.add_argument("--dtype", choices=["float32", "float64"], help="precision (default: that of the checkpoint)")
+    add_weights(parser)
+
+
+def add_weights(parser: Any) -> None:
+    """Say in what a model may be kept."""
+    about = "keep the matrices in 8 bits, a quarter of the memory; or F16 and BF16 as the file has them, half of it"
+    parser.add_argument("--weights", choices=["int8", "keep"], help=about)
+
+
 def parse_ids(text: str, flag: str = "--ids") -> list[int]:
     """Return the ids of "1,2,3"."""
     try:

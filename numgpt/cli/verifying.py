@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from numgpt.cli.terminal import Command, encode, load_model, needed_text, parse_ids
+from numgpt.cli.terminal import Command, add_weights, encode, load_model, needed_text, parse_ids
 from numgpt.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--published", action="store_true", help="instead: compare the checkpoint's answers with those published of it")
     add("--as", dest="published_as", metavar="NAME", help="whose published answers (default: told from name or size)")
     add("--dtype", choices=["float32", "float64"], help="precision of --published (default: that of the checkpoint)")
+    add_weights(parser)
 
 
 COMMANDS = {

@@ -20,8 +20,8 @@ from numgpt.cache import KVCache
 from numgpt.config import Config
 from numgpt.hub.loading import load, load_tokenizer
 from numgpt.measure.machine import describe_machine, free_bytes, peak_bytes
-from numgpt.model import Model
-from numgpt.params import count_params
+from numgpt.model import Model, Params
+from numgpt.params import count_params, leaves
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -61,31 +61,32 @@ class Figure(NamedTuple):
 # ---- the limits of a model
 
 
-def decode_bytes(config: Config, itemsize: int) -> int:
-    """Count the bytes of parameters that one step of decoding reads.
+def decode_numbers(config: Config) -> int:
+    """Count the parameters that one step of decoding reads.
 
-        itemsize (params - n_ctx C)     all but wpe; the head [V, C] counts once, tied to wte or not
+        params - n_ctx C     all but wpe; the head [V, C] counts once, tied to wte or not
 
     Notes: of wpe, and of a wte that is not the head, a step reads one row a text. Keys and values are left out: after
     100 tokens they are 1 to 2 % of it.
 
-    >>> decode_bytes(Config(), itemsize=4)
-    494613504
+    >>> decode_numbers(Config())
+    123653376
     """
-    return itemsize * (count_params(config._replace(tie_word_embeddings=True)) - config.n_ctx * config.n_embd)
+    return count_params(config._replace(tie_word_embeddings=True)) - config.n_ctx * config.n_embd
 
 
-def decode_limit(config: Config, itemsize: int, bandwidth: float, rate: float, n: int = 1) -> float:
+def decode_limit(config: Config, itemsize: float, bandwidth: float, rate: float, n: int = 1) -> float:
     """Return the most tokens/s that n texts can get together, one token each a step.
 
-        n / max(bytes / bandwidth, 2 n params / rate)     bytes: decode_bytes; params: as many numbers
+        n / max(itemsize params / bandwidth, 2 n params / rate)     params: decode_numbers
 
+    itemsize   bytes of a parameter, on average
     bandwidth  bytes/s
-    rate       floating-point operations/s, in the dtype of the parameters
+    rate       floating-point operations/s, in the dtype that is computed in
     A batch reads the parameters once for all texts, and computes for each. One text has bandwidth / bytes.
     """
-    size = decode_bytes(config, itemsize)
-    return n / max(size / bandwidth, 2 * n * (size // itemsize) / rate)
+    params = decode_numbers(config)
+    return n / max(itemsize * params / bandwidth, 2 * n * params / rate)
 
 
 def prefill_flops(config: Config, T: int) -> int:
@@ -144,7 +145,13 @@ def decode(model: Model, past: int, steps: int, n: int = 1) -> Work:
         return clock(make)
 
     about = f"{n} texts at once, tokens of all" if n > 1 else f"one by one, after {past} tokens"
-    return Work(n * steps, run, about, lambda bandwidth, rate: decode_limit(config, dtype.itemsize, bandwidth, rate, n))
+    itemsize = weight_bytes(params) / count_params(config)
+    return Work(n * steps, run, about, lambda bandwidth, rate: decode_limit(config, itemsize, bandwidth, rate, n))
+
+
+def weight_bytes(params: Params) -> int:
+    """Count the bytes that parameters take, in whatever they are kept."""
+    return sum(leaf.nbytes for _, leaf in leaves(params))
 
 
 def prefill(model: Model, T: int) -> Work:
@@ -168,6 +175,18 @@ def encode(path: Path, text: str, **how: Any) -> Work:
         return clock(tokenizer.encode, text)
 
     return Work(len(text), run, f"{len(text):,} characters, read for the first time")
+
+
+def alone(model: Model, sizes: Sizes) -> dict[str, Work]:
+    """What is measured of one text."""
+    prompts = sorted({min(T, model.config.n_ctx) for T in sizes.prompts})
+    work = {"decode": decode(model, sizes.past, sizes.steps)}
+    return work | {f"prefill {T}": prefill(model, T) for T in prompts}
+
+
+def together(model: Model, sizes: Sizes) -> dict[str, Work]:
+    """What is measured of several texts."""
+    return {f"batch of {sizes.batch}": decode(model, sizes.past, sizes.steps // 4, sizes.batch)}
 
 
 def own_source() -> str:
@@ -199,32 +218,36 @@ def machine_work(dtype: np.dtype, sizes: Sizes) -> dict[str, Work]:
 # ---- the report
 
 
-def measure(path: Path, sizes: Sizes | None = None, **how: Any) -> dict[str, Any]:
+def measure(path: Path, sizes: Sizes | None = None, weights: str | None = None, **how: Any) -> dict[str, Any]:
     """Measure the checkpoint at a path, and the machine.
 
-    how  what else `load` takes: the base of an adapter, n_head and the like
+    weights  in what the weights are kept, as `load` takes it; None: as they are, and beside that in int8
+    how      what else `load` takes: the base of an adapter, n_head and the like
 
     Returns what `numgpt bench --json` prints, less the model's name and the notes:
       parameters, weight_bytes, dtype  of the checkpoint in memory
       rounds                           each speed is the median of so many
       machine                          cpu, cpus, python, numpy, blas {name, version, kernel, threads, config}
       figures                          name -> {value, unit, about, limit, share}, see Figure; the names: load, decode,
-                                       prefill 128, prefill 1024 (or the context), batch of 8, peak memory, tokenizer
-                                       characters, tokenizer tokens, memory bandwidth, matrix product
+                                       prefill 128, prefill 1024 (or the context), batch of 8, each once more with
+                                       ", int8", peak memory, tokenizer characters, tokenizer tokens, memory
+                                       bandwidth, matrix product; and memory int8: of the weights alone
     What can't be told is None. Raises what `load` raises.
     """
     sizes = sizes or Sizes()
-    loads = [clock(load, path, **how) for _ in range(1 + sizes.rounds)]
-    model = load(path, **how)
+    loads = [clock(load, path, weights=weights, **how) for _ in range(1 + sizes.rounds)]
+    model = load(path, weights=weights, **how)
     config, dtype = model.config, model.params["wte"].dtype
-    weights = dtype.itemsize * count_params(config)
+    size = weight_bytes(model.params)
 
-    work = {"decode": decode(model, sizes.past, sizes.steps)}
-    work |= {f"prefill {T}": prefill(model, T) for T in sorted({min(T, config.n_ctx) for T in sizes.prompts})}
+    work = alone(model, sizes)
     for item in work.values():
         item.run()  # once to warm up
     peak = peak_bytes()  # that of one text
-    work[f"batch of {sizes.batch}"] = decode(model, sizes.past, sizes.steps // 4, sizes.batch)
+    work |= together(model, sizes)
+    in_8_bits = load(path, weights="int8", **how) if weights is None and dtype == np.float32 else None
+    if in_8_bits:
+        work |= {f"{name}, int8": item for name, item in (alone(in_8_bits, sizes) | together(in_8_bits, sizes)).items()}
     text = own_source()[: sizes.characters]
     others = machine_work(dtype, sizes) | ({"encode": encode(path, text, **how)} if model.tokenizer else {})
     every = work | others
@@ -237,7 +260,9 @@ def measure(path: Path, sizes: Sizes | None = None, **how: Any) -> dict[str, Any
         limit = item.limit(bandwidth, rate) if item.limit else None
         figures[name] = Figure(rates[name], "tokens/s", item.about, limit, limit and rates[name] / limit)
     about = "one text at a time; limit: the weights"
-    figures["peak memory"] = Figure(peak and peak / 1e6, "MB", about, weights / 1e6, peak and weights / peak)
+    figures["peak memory"] = Figure(peak and peak / 1e6, "MB", about, size / 1e6, peak and size / peak)
+    if in_8_bits:
+        figures["weights, int8"] = Figure(weight_bytes(in_8_bits.params) / 1e6, "MB", "what they take in 8 bits")
     speed, tokens, about = None, None, "no tokenizer lies beside the weights"
     if model.tokenizer:
         speed, about = rates["encode"], others["encode"].about
@@ -248,7 +273,8 @@ def measure(path: Path, sizes: Sizes | None = None, **how: Any) -> dict[str, Any
     figures["matrix product"] = Figure(rate / 1e9, "GFLOP/s", others["product"].about)
     return {
         "parameters": count_params(config),
-        "weight_bytes": weights,
+        "weight_bytes": size,
+        "weights": weights,
         "dtype": str(dtype),
         "rounds": sizes.rounds,
         "machine": describe_machine(),

@@ -33,7 +33,7 @@ def candidates(x: np.ndarray, model: Model, n: int, fine: int) -> Candidates:
     Notes: ids that pad the vocabulary are left out, as they are never sampled. Logits are computed in the dtype of the
     model, and those that are shown once more in float64.
     """
-    head = output_head(model.params)[: model.config.n_tokens]
+    head = np.asarray(output_head(model.params))[: model.config.n_tokens]
     n = min(n, len(head))
     places = places_below(n, len(head), fine)
     ids, kept, tails = [], [], []

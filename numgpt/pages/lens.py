@@ -41,7 +41,7 @@ def read_stream(streams: Sequence[np.ndarray], next_ids: np.ndarray, model: Mode
     Notes: each depth is normalised by its own statistics. Those of the last layer, which are often taken for all, are
     many times too large for the first layers, and make them look undecided. Computed in the dtype of the output head.
     """
-    head, config = output_head(model.params), model.config
+    head, config = np.asarray(output_head(model.params)), model.config
     n, dtype = config.n_tokens, head.dtype
     g, b = (model.params["ln_f"][name].astype(np.float64) for name in "gb")
     rows = np.concatenate([layer_norm(x, g, b, config.layer_norm_epsilon).astype(dtype) for x in streams])
