@@ -275,7 +275,7 @@ function option(value, text) {
 }
 
 function bar() {
-  byId("about").textContent = `${data.name ? `${data.name}: ` : ""}${L} layers, ${H} heads, ${config.n_embd} features, ` +
+  byId("about").textContent = `${data.name ? `${escaped(data.name)}: ` : ""}${L} layers, ${H} heads, ${config.n_embd} features, ` +
     `a vocabulary of ${V.toLocaleString("en")} tokens. The text has ${T === 1 ? "1 token" : `${T} tokens`}.`;
   byId("choose-token").append(...ids.map((id, t) => option(t, `${t}: ${short(nameOf(id), 24)}`)));
   byId("choose-layer").append(...Array.from({ length: L }, (_, i) => option(i, i)));

@@ -531,6 +531,16 @@ def test_any_text_makes_a_right_page_that_shows_it_as_it_is(browser, case):
     assert browser.messages() == []
 
 
+@pytest.mark.parametrize("name", ODD_TEXTS.values(), ids=ODD_TEXTS)
+def test_the_name_of_a_model_is_shown_as_it_is_and_without_characters_that_are_not_seen(browser, name):
+    browser.open(numgpt.explain(model_of("short"), ids_of("short"), name).html)
+    about = browser.run("return document.getElementById('about').textContent;")
+    assert not UNSEEN.search(about), about
+    assert spelt_back(about).decode().startswith(f"{name}: 6 layers, ")
+    assert browser.run("return document.querySelectorAll('img, iframe, body script').length;") == 2
+    assert browser.messages() == []
+
+
 @pytest.mark.parametrize("case", TEXTS)
 def test_the_title_begins_with_the_text_and_has_no_character_that_is_not_seen(browser, case):
     browser.open(page_of(case).html)
