@@ -22,7 +22,7 @@ from numgpt.pages.gather import gather
 from numgpt.pages.sources import source_of
 
 # What a page spells, as it can't be seen or turns the line round: control characters, marks of direction.
-UNSEEN = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
+UNSEEN = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
 
 
 class Explanation(NamedTuple):
