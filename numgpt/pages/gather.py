@@ -70,6 +70,7 @@ def gather(ids: np.ndarray, model: Model) -> dict[str, Any]:
     reading = read_stream(streams, next_ids, model)
     scored = score(model, ids) if T > 1 else None
     if scored is not None:  # the last reading is the answer of the model itself
+        check_finite(np.abs(scored.log_probs[1:]), position=T - 1)
         reading.rank[-1, :-1], reading.p_next[-1, :-1] = scored.ranks[1:], np.exp(scored.log_probs[1:])
     shown = set(ids.tolist()) | set(follow.ids.ravel().tolist()) | set(reading.best.ravel().tolist())
     shown |= set(targets.ravel().tolist())
