@@ -68,7 +68,7 @@ def gather(ids: np.ndarray, model: Model) -> dict[str, Any]:
     targets = choose_targets(follow.ids, ids, 4 if 4 * T * n_parts <= PARTS else 2)
     parts = parts_of_logits(ids, targets, z, mlp_out, streams[-1], model)
     reading = read_stream(streams, next_ids, model)
-    scored = score(model, ids) if T > 1 else None
+    scored = score(model._replace(tokenizer=None), ids) if T > 1 else None  # ids may be beyond the tokenizer
     if scored is not None:  # the last reading is the answer of the model itself
         check_finite(np.abs(scored.log_probs[1:]), position=T - 1)
         reading.rank[-1, :-1], reading.p_next[-1, :-1] = scored.ranks[1:], np.exp(scored.log_probs[1:])
