@@ -196,9 +196,9 @@ def in_steps(start: np.ndarray, tails: np.ndarray, counts: np.ndarray) -> tuple[
     """Return rows of falling numbers in whole steps: from the start to the first, from there to the second, and so on.
 
     start, tails  [T], [T, M] float64
-    counts        [M] int, rising: a step is sqrt(count) times as long where there are so many tokens to the next number
-    Returns       step [T] float64 and steps [T, M] int. Each number is off by at most half a step, as each step begins
-                  where the ones before it have led to.
+    counts        [M] int: a step is sqrt(count) times as long where there are so many tokens to the next number
+    Returns       step [T] float64 and steps [T, M] int. Each number is off by at most half a step, its own or a longer
+                  one before it, as each step begins where the ones before it have led to.
 
     >>> in_steps(np.array([8.0]), np.array([[7.0, 6.5, 4.0]]), np.array([1, 1, 4]))[1]
     array([[27, 13, 33]])
