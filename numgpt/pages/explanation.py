@@ -14,6 +14,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from numgpt.checkpoint.disk import written_whole
 from numgpt.checks import check_ids, check_room
 from numgpt.model import Ids, Model, tokenizer_of
@@ -69,7 +71,9 @@ def explain(model: Model, text: str | Ids, name: str = "", allow_special: bool =
     page, style, script = (file_of_the_page(name) for name in ("page.html", "page.css", "page.js"))
     data = {"name": name, **gather(ids, model)}
     data["code"] = {name: source_of(name) for name in set(re.findall(r'data-code="(\w+\.[\w.]+)"', page))}
-    data["code"]["activation"] = source_of(f"ops.{ACTIVATIONS[model.config.activation_function].__name__}")
+    activation = ACTIVATIONS[model.config.activation_function]
+    of_numpy = {"file": "numpy", "line": 0, "code": ""}  # tanh: it is compiled, and has no source to show
+    data["code"]["activation"] = of_numpy if activation is np.tanh else source_of(f"ops.{activation.__name__}")
     known = model.tokenizer is not None and int(ids.max()) < len(model.tokenizer)
     words = tokenizer_of(model).decode(ids) if known else " ".join(map(str, ids.tolist()))
     words = re.sub(UNSEEN, lambda found: f"\\u{ord(found[0]):04x}", words)
