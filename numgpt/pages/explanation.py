@@ -70,7 +70,7 @@ def explain(model: Model, text: str | Ids, name: str = "", allow_special: bool =
     check_room(len(ids), None, model.config, model.params["wte"].dtype)
     page, style, script = (file_of_the_page(name) for name in ("page.html", "page.css", "page.js"))
     data = {"name": name, **gather(ids, model)}
-    data["code"] = {name: source_of(name) for name in set(re.findall(r'data-code="(\w+\.[\w.]+)"', page))}
+    data["code"] = {name: source_of(name) for name in sorted(set(re.findall(r'data-code="(\w+\.[\w.]+)"', page)))}
     activation = ACTIVATIONS[model.config.activation_function]
     of_numpy = {"file": "numpy", "line": 0, "code": ""}  # tanh: it is compiled, and has no source to show
     data["code"]["activation"] = of_numpy if activation is np.tanh else source_of(f"ops.{activation.__name__}")
