@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.pages import exact, integers, numbers, scaled, small, steps, weights
 
@@ -12,7 +12,7 @@ import numgpt
 from numgpt.errors import CheckpointError
 from numgpt.pages import gather as module
 from numgpt.pages.candidates import places_below
-from numgpt.pages.gather import gather, in_steps, merge_steps, pieces_of
+from numgpt.pages.gather import choose_targets, gather, in_steps, merge_steps, pieces_of
 from numgpt.tokenizer import Tokenizer, merge
 from numgpt.trace import letters
 
@@ -142,6 +142,7 @@ def test_what_is_below_the_candidates_comes_out_within_half_a_step(monkeypatch):
         low = at - np.cumsum(np.sqrt(counts) * step * steps(text))
         expected = monotone[t, following["n"] - 1 + np.cumsum(counts)]
         assert (np.abs(low - expected) <= 0.5 * step * np.sqrt(max(counts)) + 1e-6).all()
+        assert 0 < step <= (monotone[t, 99] - monotone[t, 499]) / 400 / 10  # far less than neighbours are apart
 
 
 def off_in_half_steps(start, tails, counts):
@@ -157,6 +158,7 @@ FALLS = st.lists(st.tuples(st.integers(0, 10**6).map(lambda x: x / 1000), st.int
 
 
 @given(st.integers(-100, 100), FALLS)
+@example(0, [(0.001, 1), (1000.0, 2)])  # a cliff behind two neighbours
 def test_falling_numbers_come_out_within_half_a_step(start, falls):
     tails = start - np.cumsum([fall for fall, _ in falls])
     off, _ = off_in_half_steps(start, tails, sorted(count for _, count in falls))
@@ -190,6 +192,11 @@ def test_the_parts_sum_to_the_logits_of_what_came_and_of_the_likeliest(monkeypat
         np.testing.assert_allclose(parts["logits"][t], traced["logits"][t, targets], rtol=0, atol=1e-7)
     added = scaled(parts["added"], 6, T, n, len(parts["names"]))
     np.testing.assert_allclose(added.sum(axis=-1), parts["logits"], rtol=0, atol=1e-6)
+
+
+def test_the_token_that_came_is_shown_once_though_it_is_among_the_likeliest():
+    likeliest = np.array([[7, 8, 9], [8, 7, 9], [7, 8, 9]])
+    assert choose_targets(likeliest, np.array([1, 8, 8]), n=3).tolist() == [[8, 7, 9], [8, 7, 9], [7, 8, 9]]
 
 
 def test_ranks_and_log_probabilities_are_those_of_score(data):

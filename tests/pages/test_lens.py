@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from support.pages import exact, small
 
+from numgpt.errors import CheckpointError
 from numgpt.model import Model, output_head
 from numgpt.pages.lens import names_of_parts, parts_of_logits, read_stream
 
@@ -74,6 +75,28 @@ def test_a_model_in_float32_is_read_as_well():
     wide = read_stream(stream_of(model), NEXT, small(np.float64))
     for found, expected in zip(read_stream(stream_of(model), NEXT, model), wide, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_refused(wrong):
+    model = MODELS["untied"]
+    head = model.params["lm_head"].copy()
+    head[NEXT[0]] = wrong
+    damaged = model._replace(params={**model.params, "lm_head": head})
+    with np.errstate(all="ignore"), pytest.raises(CheckpointError, match="the logits are not finite"):
+        read_stream(stream_of(model), NEXT, damaged)
+
+
+def test_padding_that_outweighs_all_tokens_leaves_them_no_probability():
+    model = small(np.float32, n_tokens=60, tie_word_embeddings=False)
+    params = {**model.params, "lm_head": model.params["lm_head"].copy()}
+    params["ln_f"] = {"g": np.ones(12, np.float32), "b": np.full(12, 100, np.float32)}
+    params["lm_head"][60:] = 1  # a logit of 1200, beyond exp in float32
+    with np.errstate(over="ignore"):
+        found = read_stream(stream_of(model), NEXT, model._replace(params=params))
+    assert found.best.max() < 60
+    assert not found.p_best.any()
+    assert not found.p_next.any()
 
 
 # ---- the parts of a logit
