@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from functools import cache
 
 import pytest
 from support.checkpoints import TOKENS, hub_tensors
@@ -23,8 +24,13 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def page_of(babbler):
-    """What makes the page of a text by the babbler."""
-    return lambda text=TEXT, model=babbler, dtype=None: numgpt.explain(numgpt.load(model, dtype), text, str(model)).html
+    """What makes the page of a text by the babbler, once."""
+
+    @cache
+    def html(text=TEXT, model=babbler, dtype=None):
+        return numgpt.explain(numgpt.load(model, dtype), text, model).html
+
+    return html
 
 
 @pytest.fixture
@@ -77,7 +83,7 @@ def test_ids_stand_for_a_text_and_need_no_tokenizer(explain, capsys, here, page_
     ids = numgpt.load_tokenizer("storyteller").encode(TEXT)
     assert explain("--ids", ",".join(map(str, ids)), "-o", "-")[1] == page_of()
     model = tiny(here / "m", tokenizer=False, tensors=hub_tensors(TOKENS))
-    assert call(capsys, "explain", "--ids", "3,1,257", "-m", model, "-o", "-")[1] == page_of([3, 1, 257], model)
+    assert call(capsys, "explain", "--ids", "3,1,257", "-m", model, "-o", "-")[1] == page_of((3, 1, 257), model)
     assert f"{model} has no tokenizer" in fails(capsys, "explain", "hi", "-m", model)
 
 

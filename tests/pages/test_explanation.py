@@ -19,18 +19,17 @@ from numgpt.ops import ACTIVATIONS
 from numgpt.pages.explanation import explain
 from numgpt.tokenizer import Tokenizer
 
-BYTES = small(n_vocab=256, tokenizer=Tokenizer([]))
+BYTES = small(n_vocab=256, n_ctx=64, tokenizer=Tokenizer([]))
 HOSTILE = [
     "</script>",
-    "<!--<script>",
-    "]]>-->",
+    "<!--<script>]]>",
     '"><img src=x>',
     "' onload='x",
     "&lt;/title&gt;",
     "{{script}}{{data}}",
     "\\u003c\\",
 ]
-UNSEEN = ["\x00", "\x1b[31m", "\r\n", "\x85", "\u061c", "\u200b", "\u2028", "\u202e", "\u2067", "\ufeff"]
+UNSEEN = ["\x00\x1b[31m\r\n\x85", "\u061c\u200b\u2028\u202e\u2067\ufeff"]
 
 
 class Page(HTMLParser):
@@ -225,11 +224,11 @@ def test_what_can_not_be_explained_is_refused():
         explain(BYTES, "")
     with pytest.raises(TokenError, match=r"ids\[1\] is 256, expected 0 to 255"):
         explain(BYTES, [1, 256])
-    with pytest.raises(ContextError, match="33 tokens, but the context of this model is 32"):
-        explain(BYTES, "x" * 33)
+    with pytest.raises(ContextError, match="65 tokens, but the context of this model is 64"):
+        explain(BYTES, "x" * 65)
     with pytest.raises(TokenError, match="this model has no tokenizer"):
         explain(small(), "text")
-    assert len(explain(BYTES, "x" * 32).data["ids"]) == 32
+    assert len(explain(BYTES, "x" * 64).data["ids"]) == 64
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
