@@ -1,5 +1,6 @@
 """What the disk is asked for beside tensors: files and folders that appear whole, locks, and texts in UTF-8."""
 
+import errno
 import os
 import shutil
 import sys
@@ -20,7 +21,9 @@ def written_whole(path: Path) -> Iterator[BufferedWriter]:
     """
     part = _part_of(path)
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists() and not path.is_file():
             with open(path, "wb") as file:
                 yield file
             return
@@ -67,7 +70,7 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
 
 def _part_of(path: Path) -> Path:
     """Return where a file or a folder lies until it is whole: beside it, and no other process writes there."""
-    return path.with_name(f"{path.name}.{os.getpid()}.part")
+    return path.parent / f"{path.name}.{os.getpid()}.part"  # . and / have no name
 
 
 def _unwritten(path: Path, error: OSError) -> CheckpointError:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from numgpt.checks import check_finite
 from numgpt.model import Model, output_head
 
 SHOWN = 40  # so many of the likeliest are shown with their logit, which is computed in float64
@@ -30,6 +31,7 @@ def candidates(x: np.ndarray, model: Model, n: int, fine: int) -> Candidates:
     x     [T, C] float64, behind ln_f
     n     how many are kept one by one; all, where there are fewer
     fine  as in `places_below`
+    Raises CheckpointError where a logit is not finite.
     Notes: ids that pad the vocabulary are left out, as they are never sampled. Logits are computed in the dtype of the
     model, and those that are shown once more in float64.
     """
@@ -39,8 +41,10 @@ def candidates(x: np.ndarray, model: Model, n: int, fine: int) -> Candidates:
     ids, kept, tails = [], [], []
     for start in range(0, len(x), ROWS):
         part = x[start : start + ROWS]
-        for exact, computed in zip(part, part.astype(head.dtype) @ head.T, strict=True):
+        rows = zip(part, part.astype(head.dtype) @ head.T, strict=True)
+        for t, (exact, computed) in enumerate(rows, start):
             descending = np.sort(computed)[::-1].astype(np.float64)
+            check_finite(np.abs(descending[[0, -1]]), position=t)
             row = computed.astype(np.float64)
             some = np.flatnonzero(row >= descending[n - 1])
             likeliest = some[np.argsort(-row[some], kind="stable")][:SHOWN]

@@ -14,6 +14,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from numgpt.checkpoint.disk import written_whole
 from numgpt.checks import check_ids, check_room
 from numgpt.model import Ids, Model, tokenizer_of
@@ -22,7 +24,7 @@ from numgpt.pages.gather import gather
 from numgpt.pages.sources import source_of
 
 # What a page spells, as it can't be seen or turns the line round: control characters, marks of direction.
-UNSEEN = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
+UNSEEN = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
 
 
 class Explanation(NamedTuple):
@@ -68,8 +70,10 @@ def explain(model: Model, text: str | Ids, name: str = "", allow_special: bool =
     check_room(len(ids), None, model.config, model.params["wte"].dtype)
     page, style, script = (file_of_the_page(name) for name in ("page.html", "page.css", "page.js"))
     data = {"name": name, **gather(ids, model)}
-    data["code"] = {name: source_of(name) for name in set(re.findall(r'data-code="(\w+\.[\w.]+)"', page))}
-    data["code"]["activation"] = source_of(f"ops.{ACTIVATIONS[model.config.activation_function].__name__}")
+    data["code"] = {name: source_of(name) for name in sorted(set(re.findall(r'data-code="(\w+\.[\w.]+)"', page)))}
+    activation = ACTIVATIONS[model.config.activation_function]
+    of_numpy = {"file": "numpy", "line": 0, "code": ""}  # tanh: it is compiled, and has no source to show
+    data["code"]["activation"] = of_numpy if activation is np.tanh else source_of(f"ops.{activation.__name__}")
     known = model.tokenizer is not None and int(ids.max()) < len(model.tokenizer)
     words = tokenizer_of(model).decode(ids) if known else " ".join(map(str, ids.tolist()))
     words = re.sub(UNSEEN, lambda found: f"\\u{ord(found[0]):04x}", words)

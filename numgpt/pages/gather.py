@@ -68,8 +68,9 @@ def gather(ids: np.ndarray, model: Model) -> dict[str, Any]:
     targets = choose_targets(follow.ids, ids, 4 if 4 * T * n_parts <= PARTS else 2)
     parts = parts_of_logits(ids, targets, z, mlp_out, streams[-1], model)
     reading = read_stream(streams, next_ids, model)
-    scored = score(model, ids) if T > 1 else None
+    scored = score(model._replace(tokenizer=None), ids) if T > 1 else None  # ids may be beyond the tokenizer
     if scored is not None:  # the last reading is the answer of the model itself
+        check_finite(np.abs(scored.log_probs[1:]), position=T - 1)
         reading.rank[-1, :-1], reading.p_next[-1, :-1] = scored.ranks[1:], np.exp(scored.log_probs[1:])
     shown = set(ids.tolist()) | set(follow.ids.ravel().tolist()) | set(reading.best.ravel().tolist())
     shown |= set(targets.ravel().tolist())
@@ -195,9 +196,9 @@ def in_steps(start: np.ndarray, tails: np.ndarray, counts: np.ndarray) -> tuple[
     """Return rows of falling numbers in whole steps: from the start to the first, from there to the second, and so on.
 
     start, tails  [T], [T, M] float64
-    counts        [M] int, rising: a step is sqrt(count) times as long where there are so many tokens to the next number
-    Returns       step [T] float64 and steps [T, M] int. Each number is off by at most half a step, as each step begins
-                  where the ones before it have led to.
+    counts        [M] int: a step is sqrt(count) times as long where there are so many tokens to the next number
+    Returns       step [T] float64 and steps [T, M] int. Each number is off by at most half a step, its own or a longer
+                  one before it, as each step begins where the ones before it have led to.
 
     >>> in_steps(np.array([8.0]), np.array([[7.0, 6.5, 4.0]]), np.array([1, 1, 4]))[1]
     array([[27, 13, 33]])

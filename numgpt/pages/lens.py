@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numgpt.config import Config
-from numgpt.measure.scoring import rank
+from numgpt.measure.scoring import check_largest, rank
 from numgpt.model import Model, output_head
 from numgpt.ops import layer_norm
 
@@ -38,6 +38,7 @@ def read_stream(streams: Sequence[np.ndarray], next_ids: np.ndarray, model: Mode
     streams   P tensors [T, C]: the stream behind P steps
     next_ids  [T] int: what came after each position
     Returns a Reading of arrays [P, T].
+    Raises CheckpointError where logits are not finite.
     Notes: each depth is normalised by its own statistics. Those of the last layer, which are often taken for all, are
     many times too large for the first layers, and make them look undecided. Computed in the dtype of the output head.
     """
@@ -57,6 +58,7 @@ def read_stream(streams: Sequence[np.ndarray], next_ids: np.ndarray, model: Mode
             e_came = math.exp(came - logits[best])
             logits -= logits[best]
             total = float(np.exp(logits, out=logits).sum())
+            check_largest(1 / total)  # NaN, where a logit is NaN or the likeliest +inf
             found.append((best, 1 / total, came_rank, e_came / total))
     return Reading(*(np.array(column).reshape(len(streams), -1) for column in zip(*found, strict=True)))
 

@@ -116,7 +116,7 @@ function tailAt(t) {
 }
 
 const MARKS = { " ": "␣", "\n": "⏎", "\t": "⇥" };
-const escaped = (text) => text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g,
+const escaped = (text) => text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g,
   (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
 /** How a token is written: its text with spaces to be seen; its id where there is no tokenizer. */
 const marked = (text) => escaped(text).replace(/[ \n\t]/g, (c) => MARKS[c]);
@@ -275,7 +275,7 @@ function option(value, text) {
 }
 
 function bar() {
-  byId("about").textContent = `${data.name ? `${data.name}: ` : ""}${L} layers, ${H} heads, ${config.n_embd} features, ` +
+  byId("about").textContent = `${data.name ? `${escaped(data.name)}: ` : ""}${L} layers, ${H} heads, ${config.n_embd} features, ` +
     `a vocabulary of ${V.toLocaleString("en")} tokens. The text has ${T === 1 ? "1 token" : `${T} tokens`}.`;
   byId("choose-token").append(...ids.map((id, t) => option(t, `${t}: ${short(nameOf(id), 24)}`)));
   byId("choose-layer").append(...Array.from({ length: L }, (_, i) => option(i, i)));

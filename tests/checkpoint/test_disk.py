@@ -63,6 +63,25 @@ def test_what_the_system_refuses_is_told(tmp_path):
             pytest.fail("its block is not run")
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "a"])
+def test_a_file_is_not_written_over_a_folder_whatever_its_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    with (
+        pytest.raises(CheckpointError, match="can't be written: Is a directory: free some space, or write else"),
+        written_whole(Path(name)),
+    ):
+        pytest.fail("its block is not run")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a"]
+
+
+def test_a_folder_without_a_name_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="can't be written: "), folder_written_whole(Path(".")) as part:
+        (part / "x").write_text("1")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_that_is_there_stays_until_the_new_one_is_whole(tmp_path):
     (tmp_path / "x").write_bytes(b"old")
 

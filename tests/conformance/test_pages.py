@@ -43,7 +43,7 @@ ODD_TEXTS = {
     "a script": "<script>alert(1)</script>",
     "the end of a script": "</script><img src=x onerror=alert(1)><!-- <script> ]]> &amp; {{data}}",
     "emoji": "Hi 👩🏽‍🚀👨‍👩‍👧‍👦 🏳️‍🌈🇩🇪❤️ 🤗",
-    "right to left": "שלום עולם \u202eabc\u202c مرحبا بالعالم \u2067x\u2069",
+    "right to left": "שלום עולם \u202eabc\u202c مرحبا بالعالم \u2067x\u2069\u061c",
     "control characters": "a\x00b\x01\x07\x08\x1b[31m\x7f\x80\x9f\ufeff\u200b\u2028 z\x0b\x0c\x1f",
     "one token": " upon",
     "lines and tabs": "one\n\ttwo\r\n\n\nthree \t  four\n",
@@ -119,7 +119,7 @@ def exact(case, names=None):
     return collect(ids_of(case), Model(model.config, params, None), names)
 
 
-HIDDEN = "\x00-\x08\x0e-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff"
+HIDDEN = "\x00-\x08\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff"
 
 
 def written(piece):
@@ -528,6 +528,16 @@ def test_any_text_makes_a_right_page_that_shows_it_as_it_is(browser, case):
     )
     assert_filled(browser)
     assert_pictures_can_be_saved(browser)
+    assert browser.messages() == []
+
+
+@pytest.mark.parametrize("name", ODD_TEXTS.values(), ids=ODD_TEXTS)
+def test_the_name_of_a_model_is_shown_as_it_is_and_without_characters_that_are_not_seen(browser, name):
+    browser.open(numgpt.explain(model_of("short"), ids_of("short"), name).html)
+    about = browser.run("return document.getElementById('about').textContent;")
+    assert not UNSEEN.search(about), about
+    assert spelt_back(about).decode().startswith(f"{name}: 6 layers, ")
+    assert browser.run("return document.querySelectorAll('img, iframe, body script').length;") == 2
     assert browser.messages() == []
 
 
