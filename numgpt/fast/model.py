@@ -13,7 +13,6 @@ in turns, with the trick and without.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,13 +29,13 @@ CHUNK = 128  # queries whose scores are computed at a time
 SCORES = 1 << 19  # how many scores are computed at a time, if those of a chunk in a single head are not more
 ROWS = 32  # positions of an MLP that are activated at a time
 COLUMNS, TOKENS = 2048, 16384  # tokens that several positions are scored for at a time, and that one is
-MANY = 256  # rows from which on what stands between the products runs in parts
+MANY = 1 << 19  # numbers from which on a step between the products runs in parts
 
 
 def by_rows(function: Callable[..., Any], arrays: Sequence[np.ndarray], *arguments: Any) -> None:
-    """Call function(*arrays, *arguments), for many rows on parts of them that run at the same time."""
-    n = len(arrays[0])
-    in_parts(lambda a, b: function(*(x[a:b] for x in arrays), *arguments), n, None if n >= MANY else 1)
+    """Call function(*arrays, *arguments), for large arrays on parts of their rows that run at the same time."""
+    parts = None if sum(x.size for x in arrays) >= MANY else 1
+    in_parts(lambda a, b: function(*(x[a:b] for x in arrays), *arguments), len(arrays[0]), parts)
 
 
 def layer_norm(x: np.ndarray, g: np.ndarray, b: np.ndarray, eps: float, out: np.ndarray | None = None) -> np.ndarray:
@@ -147,13 +146,17 @@ def attend_once(q: np.ndarray, k: np.ndarray, v: np.ndarray, z: np.ndarray, spac
     z /= np.add.reduce(weights, axis=-1, keepdims=True)
 
 
-def attend_all(work: Sequence[Sequence[np.ndarray]], space: np.ndarray, a: int, b: int) -> None:
-    """`attend` in the heads from a to b, text by text."""
-    for q, k, v, z in work:
-        if len(z) == 1:
-            attend_once(q[a:b], k[a:b], v[a:b], z[0, a:b, None])
-        else:
-            attend(q[a:b], k[a:b], v[a:b], z[:, a:b], space[a:b].reshape(-1))
+def attend_by_heads(q: np.ndarray, k: np.ndarray, v: np.ndarray, z: np.ndarray, space: np.ndarray) -> None:
+    """`attend`, where there are many scores in all cores, each of which has some of the heads.
+
+    space [H, ...]
+    """
+
+    def part(a: int, b: int) -> None:
+        attend(q[a:b], k[a:b], v[a:b], z[:, a:b], space[a:b].reshape(-1))
+
+    parts = None if q.shape[0] * q.shape[1] * k.shape[1] >= MANY else 1
+    in_parts(part, len(q), parts, multiplies=True)
 
 
 def padded(n: int) -> int:
@@ -293,7 +296,6 @@ def forward_batch(
         heads = qkv.reshape(M, 3, H, D).transpose(1, 2, 0, 3)  # [3, H, M, D]
         is_last = layer == config.n_layer - 1
         kept = 0
-        work = []  # q [H, T, D], k, v [H, S, D] and z [T, H, D] of each text
         for cache, (start, stop, keep) in zip(caches, spans, strict=True):
             q, k, v = heads[:, :, start:stop]
             if cache is not None:
@@ -303,11 +305,13 @@ def forward_batch(
                 x[kept : kept + keep] = x[stop - keep : stop]
                 start, stop = kept, kept + keep
                 kept = stop
-            work.append((q, k, v, z[start:stop]))
+            if stop - start == 1:
+                attend_once(q, k, v, z[start, :, None])
+            else:
+                attend_by_heads(q, k, v, z[start:stop], space)
         if is_last and kept < N:
             M = padded(kept)
             x, z, y, hidden = x[:M], z[:M], y[:M], hidden[:M]
-        in_parts(partial(attend_all, work, space), H, None if M >= MANY else 1, multiplies=True)
         multiply(z.reshape(M, C), attn["c_proj"]["w"], out=y)
         by_rows(add_and_normalise, (x, y), attn["c_proj"]["b"], p["ln_2"], eps)
         multiply(y, mlp["c_fc"]["w"], out=hidden)
