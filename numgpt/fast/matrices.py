@@ -94,7 +94,7 @@ class Int8(Stored):
     turned  it stands for [out, in], as the embedding does
 
     >>> m = Int8.from_array(np.linspace(-1, 1, 96, dtype=np.float32).reshape(48, 2))
-    >>> m.shape, m.q.shape, bool(abs(m.widen() - np.linspace(-1, 1, 96).reshape(48, 2)).max() < 1 / 254)
+    >>> m.shape, m.q.shape, bool(abs(m.widen() - np.linspace(-1, 1, 96).reshape(48, 2)).max() < 0.005)
     ((48, 2), (2, 32, 2), True)
     """
 

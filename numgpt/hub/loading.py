@@ -59,7 +59,9 @@ def load(
     target = None if dtype is None else float_dtype(dtype)
     check_option("weights", weights, weights in (None, *WEIGHTS), f"{' or '.join(WEIGHTS)}, or None")
     if weights and target == "float64":
-        raise OptionError(f"weights={weights!r} are multiplied in float32: leave dtype='float64' out")
+        raise OptionError(
+            f"dtype is 'float64', expected float32 or none beside weights={weights!r}, which need no other"
+        )
     return read_model(open_named(name_or_path, base, given, progress), target, weights)
 
 

@@ -57,10 +57,8 @@ def gather(ids: np.ndarray, model: Model) -> dict[str, Any]:
             rows_of_heads.append(look(base["attn.weights"], base["attn.v"], kinds))
             z.append(base["attn.z"])
             mlp_out.append(base["mlp_out"])
-    for name in "wte", "wpe":
-        numbers[name] = pack_numbers(
-            model.params[name][ids if name == "wte" else np.arange(T), :FEATURES].astype(float)
-        )
+    for name, rows in ("wte", ids), ("wpe", np.arange(T)):
+        numbers[name] = pack_numbers(model.params[name][rows][:, :FEATURES].astype(float))
 
     n_parts = len(names_of_parts(config))
     next_ids = np.append(ids[1:], ids[-1])  # after the last token nothing came; what is read of it there is not shown
