@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,26 @@ def test_each_command_is_on_the_front_page():
     assert len(commands) >= 14
     for command in commands:
         assert f"| `numgpt {command}" in FRONT, command
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_each_step_of_the_lesson_has_a_picture_that_is_told_in_words():
+    for step in re.split(r"(?m)^## (?=\d)", LESSON)[1:]:
+        step = step.split("\n## ")[0]
+        pictures = re.findall(r"^!\[([^\]]*)\]\((pages/pictures/\w+\.svg)\)\n\n\*[^*]+\*$", step, re.MULTILINE)
+        assert len(pictures) == 1, step.splitlines()[0]
+        assert len(pictures[0][0]) > 80
+
+
+def test_the_pictures_are_drawings_alone_and_each_is_shown():
+    files = sorted((ROOT / "numgpt/pages/pictures").iterdir())
+    assert sum(path.stat().st_size for path in files) < 500_000
+    for path in files:
+        assert path.name in LESSON + FRONT
+        if path.suffix == ".svg":
+            tree = ElementTree.parse(path)
+            kinds = {element.tag.removeprefix(SVG) for element in tree.iter()}
+            assert kinds <= {"svg", "g", "path", "rect", "text", "tspan"}, path.name
+            assert not [value for element in tree.iter() for value in element.attrib.values() if "url(" in value]
