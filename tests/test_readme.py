@@ -97,6 +97,17 @@ def test_each_fraction_in_the_prose_of_the_lesson_is_one_that_its_samples_print(
     assert not [number for number in told if number not in printed]
 
 
+def test_each_step_of_the_lesson_ends_with_a_short_thing_to_try():
+    steps = re.split(r"^## (?=\d+\. )", LESSON.partition("\n## Where to go on")[0], flags=re.MULTILINE)[1:]
+    assert len(steps) == 12
+    for step in steps:
+        ending = re.search(r"\n\n\*\*Try:\*\* ((?:.+\n)+)\n```python\n((?:.+\n)+)```\s*$", step)
+        assert ending, step.partition("\n")[0]
+        assert len(re.findall(r"[.?](?=\s)", ending[1])) <= 3, ending[1]
+        assert len(re.findall(r"^(?:>>>|\.\.\.) ", ending[2], re.MULTILINE)) <= 5, ending[2]
+        assert doctest.DocTestParser().get_examples(ending[2])[-1].want, ending[2]
+
+
 def test_each_file_of_the_way_and_each_room_is_on_the_front_page():
     for path in (ROOT / "numgpt").glob("[a-z]*.py"):
         assert f"(numgpt/{path.name})" in FRONT, path.name
