@@ -72,7 +72,7 @@ class KVCache:
                 f"{past} positions in the cache and {k.shape[1]} new ones are more than the {room} it has room for"
             )
         for held, new in (self.k, k), (self.v, v):
-            if held.dtype != new.dtype and not abs(new).max() <= LARGEST:  # NaN is not, either
+            if held.dtype != new.dtype and not abs(new).max(initial=0) <= LARGEST:  # nor is NaN
                 raise OptionError(
                     f"layer {layer} has a key or value of {abs(new).max():.3g}, but float16 ends at {LARGEST:.0f}: "
                     f"give the cache the dtype of the parameters (leave out cache_dtype)"
