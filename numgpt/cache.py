@@ -13,16 +13,17 @@ from numgpt.checks import check_positions
 from numgpt.config import Config
 from numgpt.errors import ContextError, OptionError
 
-LARGEST = float(np.finfo(np.float16).max)  # 65504
+FLOAT16 = np.finfo(np.float16)
 
 
 class KVCache:
     """The keys and values of each layer for the positions seen so far: the one mutable thing in numgpt.
 
-    k, v  [L, H, n_ctx, D]  of these, the first len(cache) positions are filled
-    len(cache)              how many positions are held
-    dtype                   that of the parameters, or float16, for half the room
-    positions               how many to have room for, instead of n_ctx; None: n_ctx
+    dtype      that of the parameters, or float16
+    positions  how many there is room for; None: n_ctx
+
+    k, v  [L, H, n_ctx, D], or [L, H, positions, D]; of these, the first len(cache) positions are filled
+    len(cache)  how many positions are held
 
     `forward(ids, params, config, cache=cache)` extends each layer by the positions of ids, and advances the cache when
     it is done. Where it is interrupted the cache is as before.
@@ -72,9 +73,9 @@ class KVCache:
                 f"{past} positions in the cache and {k.shape[1]} new ones are more than the {room} it has room for"
             )
         for held, new in (self.k, k), (self.v, v):
-            if held.dtype != new.dtype and not abs(new).max(initial=0) <= LARGEST:  # nor is NaN
+            if held.dtype == FLOAT16.dtype and not abs(new).max(initial=0) <= FLOAT16.max:  # nor is NaN
                 raise OptionError(
-                    f"layer {layer} has a key or value of {abs(new).max():.3g}, but float16 ends at {LARGEST:.0f}: "
+                    f"layer {layer} has a key or value of {abs(new).max():.3g}, but float16 ends at {FLOAT16.max:.0f}: "
                     f"give the cache the dtype of the parameters (leave out cache_dtype)"
                 )
             held[layer, :, past:end] = new
