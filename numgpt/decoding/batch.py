@@ -163,9 +163,10 @@ def run(
         while waiting and len(running) < batch_size and (rows + len(waiting[1]) <= PREFILL or not running):
             number, text, rules = waiting
             if rules.max_new_tokens:
-                cache = new_cache(len(text), params, config, rules)
                 choose = chooser(len(text), config, rules, stream=number)
-                running.append(Running(number, len(text), text, cache, choose, rules))
+                running.append(
+                    Running(number, len(text), text, new_cache(len(text), params, config, rules), choose, rules)
+                )
                 rows += len(text)
             else:
                 yield Completion(number, [], "length")

@@ -1,6 +1,6 @@
 """KVCache.extend once more, for a cache of float16: a few heads at a time, widened in a fifth of the time.
 
-NumPy widens float16 at 0.9 billion numbers a second, bit by bit. Here the bits are moved by integers instead:
+NumPy widens 0.9 billion numbers a second, one by one. Here integer operations on many at once move the bits:
 
     float16     s eeeee mmmmmmmmmm                      s: sign, e: exponent, counted from 15, m: mantissa
     as int32    ssssssssssssssss s eeeee mmmmmmmmmm

@@ -63,19 +63,26 @@ def test_the_controls_reach_each_text():
     assert generate_batch(prompts, PARAMS, CONFIG, **options) == [c.ids for c in alone(prompts, **options)]
 
 
-def test_no_more_run_at_once_than_asked_for_and_no_more_caches_are_held():
-    seen, held = [], weakref.WeakSet()
+@pytest.mark.parametrize("size", [1, 3])
+def test_no_more_run_at_once_than_asked_for_and_no_more_caches_are_held(monkeypatch, size):
+    seen, held, new_cache = [], weakref.WeakSet(), batch.new_cache
 
     def spy(texts, params, config, own, **options):
         seen.append(len(texts))
-        held.update(own)
-        assert len(held) <= 3
         return fast.forward_batch(texts, params, config, own, **options)
 
-    generate_batch(
-        [[i] for i in range(1, 12)], PARAMS, CONFIG, max_new_tokens=4, seed=0, batch_size=3, forward_batch=spy
-    )
-    assert max(seen) == 3
+    def watched(*arguments):
+        assert len(held) < size  # before there is one more
+        cache = new_cache(*arguments)
+        held.add(cache)
+        return cache
+
+    monkeypatch.setattr(batch, "new_cache", watched)
+
+    for config in CONFIG, CONFIG._replace(eos_token_id=None):  # without, all are done in the same round
+        options = {"max_new_tokens": 4, "seed": 0, "batch_size": size, "forward_batch": spy}
+        generate_batch([[i] for i in range(1, 12)], PARAMS, config, **options)
+    assert max(seen) == size
 
 
 def test_a_text_that_is_done_is_handed_out_before_the_others():
