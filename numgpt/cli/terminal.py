@@ -242,6 +242,12 @@ def add_weights(parser: Any) -> None:
     parser.add_argument("--weights", choices=["int8", "keep"], help=about)
 
 
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """Say what goes with a command that keeps keys and values."""
+    about = "keep keys and values in half the room, rounded to 11 bits (default: as they are computed)"
+    parser.add_argument("--cache", choices=["float16"], help=about)
+
+
 def parse_ids(text: str, flag: str = "--ids") -> list[int]:
     """Return the ids of "1,2,3"."""
     try:

@@ -19,6 +19,7 @@ import numpy as np
 from numgpt.cache import KVCache
 from numgpt.checks import check_ids, check_logits_to_keep, check_room
 from numgpt.config import Config
+from numgpt.fast.cache import extend
 from numgpt.fast.matrices import Matrix, multiply, multiply_vector
 from numgpt.model import Ids, Params, attention_scale, output_head
 from numgpt.ops import ACTIVATIONS, causal_mask, gelu
@@ -150,13 +151,15 @@ def forward_one(i: int, params: Params, config: Config, cache: KVCache) -> np.nd
     H, C, D, past = config.n_head, config.n_embd, config.head_size, len(cache)
     eps, activation = config.layer_norm_epsilon, ACTIVATIONS[config.activation_function]
     x = params["wte"][i] + params["wpe"][past]  # [C]
+    z = np.empty((H, 1, D), x.dtype)
     for layer, p in enumerate(params["h"]):
         attn, mlp = p["attn"], p["mlp"]
         qkv = multiply_vector(layer_norm_of_one(x, **p["ln_1"], eps=eps), attn["c_attn"]["w"])
         qkv += attn["c_attn"]["b"]
         qkv[:C] *= attention_scale(config, layer)
-        q, k, v = qkv.reshape(3, H, 1, D)
-        z = attend_once(q, *cache.extend(layer, k, v))
+        q, *new = qkv.reshape(3, H, 1, D)
+        for heads, k, v in extend(cache, layer, *new):
+            z[heads] = attend_once(q[heads], k, v)
         y = multiply_vector(z.reshape(C), attn["c_proj"]["w"])
         y += attn["c_proj"]["b"]
         x += y
@@ -234,22 +237,21 @@ def forward_batch(
         attn, mlp = p["attn"], p["mlp"]
         linear(layer_norm(x, **p["ln_1"], eps=eps), **attn["c_attn"], out=qkv)
         qkv[:, :C] *= attention_scale(config, layer)
-        heads = qkv.reshape(M, 3, H, D).transpose(1, 2, 0, 3)  # [3, H, M, D]
+        qkv_heads = qkv.reshape(M, 3, H, D).transpose(1, 2, 0, 3)  # [3, H, M, D]
         is_last = layer == config.n_layer - 1
         kept = 0
         for cache, (start, stop, keep) in zip(caches, spans, strict=True):
-            q, k, v = heads[:, :, start:stop]
-            if cache is not None:
-                k, v = cache.extend(layer, k, v)  # [H, S, D]
+            q, *new = qkv_heads[:, :, start:stop]
             if is_last:  # move up the rows to keep
                 q = q[:, stop - start - keep :]
                 x[kept : kept + keep] = x[stop - keep : stop]
                 start, stop = kept, kept + keep
                 kept = stop
-            if stop - start == 1:
-                z[start] = attend_once(q, k, v)[:, 0]
-            else:
-                attend(q, k, v, z[start:stop], space)
+            for heads, k, v in extend(cache, layer, *new):  # some of the heads, S positions
+                if stop - start == 1:
+                    z[start, heads] = attend_once(q[heads], k, v)[:, 0]
+                else:
+                    attend(q[heads], k, v, z[start:stop, heads], space)
         if is_last and kept < N:
             M = padded(kept)
             x, z, y, hidden = x[:M], z[:M], y[:M], hidden[:M]
