@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from numgpt.cli.jobs import add_job_options, check_job, job
-from numgpt.cli.terminal import Command, add_cache, add_precision, load_model, needed_text, note, require
+from numgpt.cli.terminal import Command, add_cache, add_layers, add_precision, load_model, needed_text, note, require
 from numgpt.errors import OptionError
 
 EXAMPLES = """examples:
@@ -152,6 +152,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about_comparison = "show what these weights lose on the text: perplexity, divergence, first choices"
     add("--compare-weights", choices=["int8", "keep"], help=about_comparison)
     add_cache(parser)
+    add_layers(parser)
     add("--allow-special", action="store_true", help="read <|endoftext|> in the text as the token")
 
 

@@ -74,7 +74,7 @@ class Stored:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self.widen().astype(dtype or self.dtype, copy=False)
 
-    def astype(self, dtype: Any) -> np.ndarray:
+    def astype(self, dtype: Any, copy: bool = True) -> np.ndarray:
         """Return the widened matrix in another dtype."""
         return self.widen().astype(dtype, copy=False)
 
