@@ -3,16 +3,18 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from numgpt.fast.blas import steer_blas
     from numgpt.fast.model import forward, forward_batch
 
-__all__ = ["forward", "forward_batch"]
+HOMES = {"forward": "model", "forward_batch": "model", "steer_blas": "blas"}  # each name and the module that has it
+__all__ = ["forward", "forward_batch", "steer_blas"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the model's twin when it is first asked for: the tokenizer's, beside it, does without NumPy."""
-    if name not in __all__:
+    """Import a name when it is first asked for: the tokenizer's twin, beside it, does without NumPy."""
+    if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from numgpt.fast import model
+    from importlib import import_module
 
-    value = globals()[name] = getattr(model, name)
+    value = globals()[name] = getattr(import_module(f"numgpt.fast.{HOMES[name]}"), name)
     return value

@@ -40,21 +40,35 @@ def extend(
     Yields heads, a slice of H, and k[heads], v[heads] [.., S, D], dtype of k; they hold until the next ones are asked
     for. A cache that is not narrower yields all heads at once, as views.
     """
-    everything = slice(None)
+    k, v = write(cache, layer, k, v)
+    yield from widened(k, v, 0, len(k))
+
+
+def write(cache: KVCache | None, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Write new keys and values [H, T, D], and return all of them [H, S, D]: of a cache of float16 as it keeps them."""
     if cache is None:
-        yield everything, k, v
-        return
+        return k, v
     if cache.k.dtype != np.float16 or k.dtype != np.float32:
-        yield everything, *cache.extend(layer, k, v)
-        return
+        return cache.extend(layer, k, v)
     S = cache.write(layer, k, v)
-    H, _, D = k.shape
-    n = min(max(WIDENED // (S * D), 1), H)
+    return cache.k[layer, :, :S], cache.v[layer, :, :S]
+
+
+def widened(k: np.ndarray, v: np.ndarray, a: int, b: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield the keys and values of the heads from a to b: all at once, or of float16 some after others.
+
+    k, v  [H, S, D], as `write` returns them
+    Yields as extend does.
+    """
+    if k.dtype != np.float16:
+        yield slice(a, b), k[a:b], v[a:b]
+        return
+    _, S, D = k.shape
+    n = min(max(WIDENED // (S * D), 1), b - a)
     space = np.empty((2, n, S, D), np.int32)
-    for start in range(0, H, n):
-        heads = slice(start, start + n)
-        held = cache.k[layer, heads, :S], cache.v[layer, heads, :S]
-        yield heads, widen(held[0], space[0]), widen(held[1], space[1])
+    for start in range(a, b, n):
+        heads = slice(start, min(start + n, b))
+        yield heads, widen(k[heads], space[0]), widen(v[heads], space[1])
 
 
 def widen(x: np.ndarray, space: np.ndarray) -> np.ndarray:

@@ -9,10 +9,13 @@ parts that do nothing.
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from contextvars import copy_context
 from functools import partial
 from threading import Lock, Thread
 from typing import Any, TypeVar
+
+from numgpt.fast import blas
 
 Result = TypeVar("Result")
 
@@ -83,7 +86,7 @@ def count_cores() -> int:
     >>> count_cores() >= 1
     True
     """
-    told = os.environ.get("OPENBLAS_NUM_THREADS", "")
+    told = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS", "")
     if told.isdecimal() and int(told) > 0:
         return int(told)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -92,33 +95,42 @@ def count_cores() -> int:
 CORES = count_cores()
 
 
-def in_parts(function: Callable[[int, int], Result], n: int, parts: int = CORES) -> list[Result]:
+def in_parts(
+    function: Callable[[int, int], Result], n: int, parts: int | None = None, multiplies: bool = False
+) -> list[Result]:
     """Call function(start, stop) on equal parts of range(n) at the same time, and return the results in order.
 
-    Where another thread is just doing so, the whole range is one part.
+    parts       at most so many; None: one for each of the CORES
+    multiplies  the function multiplies matrices, so that BLAS has to stay on the thread of its caller meanwhile
+    Where another thread is just doing so, or BLAS would have to be steered and may not be, the whole range is one part.
 
     >>> in_parts(lambda start, stop: list(range(start, stop)), 5, parts=2)
     [[0, 1], [2, 3, 4]]
     """
-    parts = min(parts, n)
-    if parts < 2 or not in_use.acquire(blocking=False):
+    parts = min(CORES if parts is None else parts, n)
+    if parts < 2 or (multiplies and not blas.steered) or not in_use.acquire(blocking=False):
         return [function(0, n)]
     try:
-        while len(workers) < parts - 1:
-            workers.append(Worker())
-        edges = [n * i // parts for i in range(parts + 1)]
-        for worker, start, stop in zip(workers, edges[1:-1], edges[2:], strict=False):
-            worker.begin(partial(copy_context().run, function, start, stop))  # with the caller's np.errstate
-        results: list[Result] = []
-        errors: list[BaseException] = []
-        jobs: list[Callable[[], Result]] = [partial(function, 0, edges[1])]
-        for job in jobs + [worker.finish for worker in workers[: parts - 1]]:
-            try:
-                results.append(job())
-            except BaseException as error:  # the others are not done yet, and write where the caller would read
-                errors.append(error)
-        if errors:
-            raise errors[0]
-        return results
+        with blas.one_thread() if multiplies else nullcontext():
+            return run_parts(function, [n * i // parts for i in range(parts + 1)])
     finally:
         in_use.release()
+
+
+def run_parts(function: Callable[[int, int], Result], edges: list[int]) -> list[Result]:
+    """Call a function on the parts of a range between some edges, the first of them in this thread."""
+    while len(workers) < len(edges) - 2:
+        workers.append(Worker())
+    for worker, start, stop in zip(workers, edges[1:-1], edges[2:], strict=False):
+        worker.begin(partial(copy_context().run, function, start, stop))  # with the caller's np.errstate
+    results: list[Result] = []
+    errors: list[BaseException] = []
+    jobs: list[Callable[[], Result]] = [partial(function, 0, edges[1])]
+    for job in jobs + [worker.finish for worker in workers[: len(edges) - 2]]:
+        try:
+            results.append(job())
+        except BaseException as error:  # the others are not done yet, and write where the caller would read
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return results

@@ -13,28 +13,39 @@ in turns, with the trick and without.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from numgpt.cache import KVCache
 from numgpt.checks import check_ids, check_logits_to_keep, check_room
 from numgpt.config import Config
-from numgpt.fast.cache import extend
+from numgpt.fast.cache import extend, widened, write
+from numgpt.fast.cores import in_parts
 from numgpt.fast.matrices import Matrix, multiply, multiply_vector
 from numgpt.model import Ids, Params, attention_scale, output_head
 from numgpt.ops import ACTIVATIONS, causal_mask, gelu
 
 CHUNK = 128  # queries whose scores are computed at a time
-ROWS = 16  # positions of an MLP that are activated at a time
+SCORES = 1 << 19  # how many scores are computed at a time, if those of a chunk in a single head are not more
+ROWS = 32  # positions of an MLP that are activated at a time
 COLUMNS, TOKENS = 2048, 16384  # tokens that several positions are scored for at a time, and that one is
+MANY = 256  # rows from which on what stands between the products runs in parts
 
 
-def layer_norm(x: np.ndarray, g: np.ndarray, b: np.ndarray, eps: float) -> np.ndarray:
+def by_rows(function: Callable[..., Any], arrays: Sequence[np.ndarray], *arguments: Any) -> None:
+    """Call function(*arrays, *arguments), for many rows on parts of them that run at the same time."""
+    n = len(arrays[0])
+    in_parts(lambda a, b: function(*(x[a:b] for x in arrays), *arguments), n, None if n >= MANY else 1)
+
+
+def layer_norm(x: np.ndarray, g: np.ndarray, b: np.ndarray, eps: float, out: np.ndarray | None = None) -> np.ndarray:
     """`ops.layer_norm` with one array of its own, and without `mean`, which is a slow Python function around `add`."""
     C = x.shape[-1]
     mean = np.add.reduce(x, axis=-1, keepdims=True)
     mean /= C
-    y = x - mean
+    y = np.subtract(x, mean, out=out)
     deviation = np.vecdot(y, y)[:, None]
     deviation /= C
     deviation += eps
@@ -43,6 +54,29 @@ def layer_norm(x: np.ndarray, g: np.ndarray, b: np.ndarray, eps: float) -> np.nd
     y *= g
     y += b
     return y
+
+
+def normalise(x: np.ndarray, y: np.ndarray, ln: Params, eps: float) -> None:
+    """y = layer_norm(x)"""
+    layer_norm(x, **ln, eps=eps, out=y)
+
+
+def add(x: np.ndarray, y: np.ndarray, b: np.ndarray) -> None:
+    """x += y + b"""
+    y += b
+    x += y
+
+
+def add_and_normalise(x: np.ndarray, y: np.ndarray, b: np.ndarray, ln: Params, eps: float) -> None:
+    """x += y + b; y = layer_norm(x)"""
+    add(x, y, b)
+    normalise(x, y, ln, eps)
+
+
+def add_and_scale(qkv: np.ndarray, b: np.ndarray, scale: float) -> None:
+    """Add the bias [3C] to q, k and v, side by side in rows, and scale q."""
+    qkv += b
+    qkv[:, : len(b) // 3] *= scale
 
 
 def gelu_in_place(x: np.ndarray) -> None:
@@ -61,14 +95,14 @@ def activate(hidden: np.ndarray, b: np.ndarray, activation: Callable[[np.ndarray
 
     With gelu_in_place: a prompt of 1,024 at 704 instead of 633.
     """
-    for start in range(0, len(hidden), ROWS):
-        rows = hidden[start : start + ROWS]
-        rows += b
-        if activation is gelu:
-            with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # of gelu_in_place
+        for start in range(0, len(hidden), ROWS):
+            rows = hidden[start : start + ROWS]
+            rows += b
+            if activation is gelu:
                 gelu_in_place(rows)
-        else:
-            rows[:] = activation(rows)
+            else:
+                rows[:] = activation(rows)
 
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, z: np.ndarray, space: np.ndarray) -> None:
@@ -80,19 +114,21 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, z: np.ndarray, space: np
     A chunk leaves out the keys behind it, which together are the masked half of all scores: a prompt of 1,024 at 633
     instead of 399. That its scores have a place of their own, which is used again, brings 10 % more.
     """
-    (H, T), S = q.shape[:2], k.shape[1]
-    for start in range(0, T, CHUNK):
-        stop = min(start + CHUNK, T)
-        n, seen = stop - start, S - T + stop  # the keys up to the last query of the chunk
-        scores = space[: H * n * seen].reshape(H, n, seen)
-        np.matmul(q[:, start:stop], k[:, :seen].swapaxes(-1, -2), out=scores)
-        np.copyto(scores[:, :, seen - n :], -math.inf, where=~causal_mask(n, n))
-        scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
-        np.exp(scores, out=scores)
-        total = np.add.reduce(scores, axis=-1, keepdims=True)
-        part = scores @ v[:, :seen]
-        part /= total  # D numbers a query, where the weights are S
-        z[start:stop] = part.swapaxes(0, 1)
+    T, S = q.shape[1], k.shape[1]
+    step = max(1, SCORES // (min(T, CHUNK) * S))  # heads whose scores stay in the cache from step to step
+    for a in range(0, len(q), step):
+        for start in range(0, T, CHUNK):
+            b, stop = min(a + step, len(q)), min(start + CHUNK, T)
+            n, seen = stop - start, S - T + stop  # the keys up to the last query of the chunk
+            scores = space[: (b - a) * n * seen].reshape(b - a, n, seen)
+            np.matmul(q[a:b, start:stop], k[a:b, :seen].swapaxes(-1, -2), out=scores)
+            np.copyto(scores[:, :, seen - n :], -math.inf, where=~causal_mask(n, n))
+            scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
+            np.exp(scores, out=scores)
+            total = np.add.reduce(scores, axis=-1, keepdims=True)
+            part = scores @ v[a:b, :seen]
+            part /= total  # D numbers a query, where the weights are S
+            z[start:stop, a:b] = part.swapaxes(0, 1)
 
 
 def attend_once(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -109,11 +145,14 @@ def attend_once(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
     return z
 
 
-def linear(x: np.ndarray, w: Matrix, b: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """`ops.linear` into an array that is there: one for all layers."""
-    multiply(x, w, out)
-    out += b
-    return out
+def attend_all(work: Sequence[Sequence[np.ndarray]], space: np.ndarray, a: int, b: int) -> None:
+    """`attend` in the heads from a to b, text by text."""
+    for q, all_k, all_v, z in work:
+        for heads, k, v in widened(all_k, all_v, a, b):
+            if len(z) == 1:
+                z[0, heads] = attend_once(q[heads], k, v)[:, 0]
+            else:
+                attend(q[heads], k, v, z[:, heads], space[heads].reshape(-1))
 
 
 def padded(n: int) -> int:
@@ -228,37 +267,39 @@ def forward_batch(
     M = padded(N)
     x, z = np.zeros((M, C), wte.dtype), np.zeros((M, H, D), wte.dtype)
     y, qkv, hidden = (np.empty((M, n), wte.dtype) for n in (C, 3 * C, F))
-    sizes = (min(len(ids), CHUNK) * (past + len(ids)) for ids, past in zip(rows, pasts, strict=True))
-    space = np.empty(H * max(sizes, default=0), wte.dtype)  # for the scores of a chunk of queries
+    room = max((min(len(ids), CHUNK) * (past + len(ids)) for ids, past in zip(rows, pasts, strict=True)), default=0)
+    space = np.empty((H, room), wte.dtype)  # for the scores of a chunk of queries
 
     for ids, past, (start, stop, _) in zip(rows, pasts, spans, strict=True):
         np.add(wte[ids], wpe[past : past + len(ids)], out=x[start:stop])
     for layer, p in enumerate(params["h"]):
         attn, mlp = p["attn"], p["mlp"]
-        linear(layer_norm(x, **p["ln_1"], eps=eps), **attn["c_attn"], out=qkv)
-        qkv[:, :C] *= attention_scale(config, layer)
-        qkv_heads = qkv.reshape(M, 3, H, D).transpose(1, 2, 0, 3)  # [3, H, M, D]
+        by_rows(normalise, (x, y), p["ln_1"], eps)
+        multiply(y, attn["c_attn"]["w"], out=qkv)
+        by_rows(add_and_scale, (qkv,), attn["c_attn"]["b"], attention_scale(config, layer))
+        heads = qkv.reshape(M, 3, H, D).transpose(1, 2, 0, 3)  # [3, H, M, D]
         is_last = layer == config.n_layer - 1
         kept = 0
+        work = []  # q [H, T, D], k, v [H, S, D] and z [T, H, D] of each text
         for cache, (start, stop, keep) in zip(caches, spans, strict=True):
-            q, *new = qkv_heads[:, :, start:stop]
+            q, *new = heads[:, :, start:stop]
+            k, v = write(cache, layer, *new)
             if is_last:  # move up the rows to keep
                 q = q[:, stop - start - keep :]
                 x[kept : kept + keep] = x[stop - keep : stop]
                 start, stop = kept, kept + keep
                 kept = stop
-            for heads, k, v in extend(cache, layer, *new):  # some of the heads, S positions
-                if stop - start == 1:
-                    z[start, heads] = attend_once(q[heads], k, v)[:, 0]
-                else:
-                    attend(q[heads], k, v, z[start:stop, heads], space)
+            work.append((q, k, v, z[start:stop]))
         if is_last and kept < N:
             M = padded(kept)
             x, z, y, hidden = x[:M], z[:M], y[:M], hidden[:M]
-        x += linear(z.reshape(M, C), **attn["c_proj"], out=y)
-        multiply(layer_norm(x, **p["ln_2"], eps=eps), mlp["c_fc"]["w"], out=hidden)
-        activate(hidden, mlp["c_fc"]["b"], activation)
-        x += linear(hidden, **mlp["c_proj"], out=y)
+        in_parts(partial(attend_all, work, space), H, None if M >= MANY else 1, multiplies=True)
+        multiply(z.reshape(M, C), attn["c_proj"]["w"], out=y)
+        by_rows(add_and_normalise, (x, y), attn["c_proj"]["b"], p["ln_2"], eps)
+        multiply(y, mlp["c_fc"]["w"], out=hidden)
+        by_rows(activate, (hidden,), mlp["c_fc"]["b"], activation)
+        multiply(hidden, mlp["c_proj"]["w"], out=y)
+        by_rows(add, (x, y), mlp["c_proj"]["b"])
     logits = score_tokens(layer_norm(x, **params["ln_f"], eps=eps), output_head(params))
     results, end = [], 0
     for cache, (start, stop, keep) in zip(caches, spans, strict=True):

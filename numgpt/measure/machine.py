@@ -1,7 +1,6 @@
 """Ask the machine what it is: its processor, its memory, its BLAS, and how busy it is. What it hides is None."""
 
 import ctypes
-import importlib.util
 import os
 import platform
 import re
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from numgpt.fast.blas import ask_openblas
 
 
 def describe_machine() -> dict[str, Any]:
@@ -66,25 +67,3 @@ def find_in_file(file: str, pattern: str) -> str | None:
         if found := re.search(pattern, Path(file).read_text(encoding="utf-8")):
             return found[1]
     return None
-
-
-def ask_openblas(what: str, kind: Any) -> Any:
-    """Call openblas_get_`what` of the OpenBLAS that NumPy runs on; None where that is not OpenBLAS, or not found."""
-    symbols = [f"{prefix}openblas_get_{what}{suffix}" for prefix in ("scipy_", "") for suffix in ("64_", "")]
-    for file in blas_files():
-        with suppress(OSError):
-            library = ctypes.CDLL(file)
-            for symbol in symbols:
-                if hasattr(library, symbol):
-                    function = getattr(library, symbol)
-                    function.restype = kind
-                    answer = function()
-                    return answer.decode() if isinstance(answer, bytes) else answer
-    return None
-
-
-def blas_files() -> list[str]:
-    """List whom to ask for OpenBLAS: NumPy's own module, which answers for what it links; on Windows a library."""
-    spec = importlib.util.find_spec("numpy._core._multiarray_umath")
-    libraries = sorted(Path(np.__file__).parent.parent.glob("numpy.libs/*openblas*"))
-    return [*([spec.origin] if spec and spec.origin else []), *map(str, libraries)]

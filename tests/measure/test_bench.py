@@ -233,7 +233,7 @@ def test_nothing_global_is_changed(folder):
 def test_where_nothing_can_be_told_it_is_none(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     monkeypatch.setattr(machine, "find_in_file", lambda file, pattern: None)
-    monkeypatch.setattr(machine, "blas_files", list)
+    monkeypatch.setattr(machine, "ask_openblas", lambda what, kind: None)
     monkeypatch.setattr(machine.platform, "processor", str)
     monkeypatch.setattr(np, "show_config", lambda mode: {})
     report = bench.measure(folder, TINY)

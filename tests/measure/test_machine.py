@@ -1,7 +1,5 @@
 """The machine is asked in many ways, and what it does not tell is None."""
 
-import ctypes
-import importlib.util
 import os
 import sys
 from types import SimpleNamespace
@@ -36,40 +34,6 @@ def test_a_file_without_a_pattern_or_none_at_all_finds_nothing(tmp_path):
     assert machine.find_in_file(str(file), r"model name\s*:\s*(.+)") is None
     file.write_text("processor\t: 0\nmodel name\t: Abacus 9\nmodel name\t: Abacus 9\n")
     assert machine.find_in_file(str(file), r"model name\s*:\s*(.+)") == "Abacus 9"
-
-
-@pytest.mark.parametrize(
-    "symbol",
-    [
-        "scipy_openblas_get_corename64_",
-        "scipy_openblas_get_corename",
-        "openblas_get_corename64_",
-        "openblas_get_corename",
-    ],
-)
-def test_openblas_is_asked_by_any_of_its_names(monkeypatch, symbol):
-    def answer():
-        return b"Zen"
-
-    libraries = {"other": SimpleNamespace(), "it": SimpleNamespace(**{symbol: answer})}
-
-    def open_library(file):
-        if file == "gone":
-            raise OSError(file)
-        return libraries[file]
-
-    monkeypatch.setattr(machine, "blas_files", lambda: ["gone", "other", "it"])
-    monkeypatch.setattr(ctypes, "CDLL", open_library)
-    assert machine.ask_openblas("corename", ctypes.c_char_p) == "Zen"
-    assert answer.restype is ctypes.c_char_p
-    assert machine.ask_openblas("num_threads", ctypes.c_int) is None
-
-
-def test_what_is_no_openblas_answers_none(monkeypatch, tmp_path):
-    (tmp_path / "text").write_text("no library")
-    module = importlib.util.find_spec("numpy.random._common").origin
-    monkeypatch.setattr(machine, "blas_files", lambda: [str(tmp_path / "text"), module])
-    assert machine.ask_openblas("corename", ctypes.c_char_p) is None
 
 
 def test_the_openblas_in_numpys_wheels_tells_its_kernel():
