@@ -96,14 +96,21 @@ def check_ids(ids: Sequence[int] | np.ndarray, n_vocab: int) -> np.ndarray:
     return array.astype(np.intp)
 
 
+def check_positions(n: int, n_ctx: int) -> int:
+    """Return for how many positions a KVCache is to have room. Raises OptionError unless the context has so many."""
+    check_option("positions", n, is_integer(n) and 1 <= n <= n_ctx, f"an integer from 1 to {n_ctx}, the context")
+    return int(n)
+
+
 def check_cache(cache: Any, config: Any, dtype: np.dtype) -> None:
-    """Raise OptionError unless a KVCache was made for a model of this Config and dtype."""
-    made_for = cache.k.shape, cache.k.dtype
-    needed = (config.n_layer, config.n_head, config.n_ctx, config.head_size), dtype
-    if made_for != needed:
+    """Raise OptionError unless a KVCache was made for a model of this Config and dtype; float16 goes with any."""
+    L, H, positions, D = cache.k.shape
+    needed = config.n_layer, config.n_head, config.n_ctx, config.head_size
+    fits = (*needed[:2], needed[3]) == (L, H, D) and positions <= config.n_ctx
+    if not fits or cache.k.dtype not in (dtype, np.float16):
         raise OptionError(
-            f"cache: made for {made_for[0]} {made_for[1]}, but this model needs {needed[0]} {needed[1]} "
-            f"(layers, heads, context, head size): KVCache(config, dtype=params['wte'].dtype)"
+            f"cache: made for {cache.k.shape} {cache.k.dtype}, but this model needs {needed} {dtype} "
+            f"(layers, heads, context, head size): KVCache(config, dtype=params['wte'].dtype), or np.float16"
         )
 
 
@@ -119,6 +126,9 @@ def check_room(T: int, cache: Any, config: Any, dtype: np.dtype) -> int:
         raise ContextError(f"{past + T} tokens, but the context of this model is {config.n_ctx}: shorten the text")
     if cache is not None:
         check_cache(cache, config, dtype)
+        room = cache.k.shape[2]
+        if past + T > room:
+            raise ContextError(f"{past + T} tokens, but the cache was made for {room}: KVCache(config, positions=...)")
     return past
 
 

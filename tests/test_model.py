@@ -770,7 +770,6 @@ def test_what_the_cache_holds_counts_towards_the_context():
     [
         ({"n_layer": 3}, r"\(3, 3, 12, 4\) float64"),
         ({"n_head": 2}, r"\(2, 2, 12, 6\) float64"),
-        ({"n_ctx": 11}, r"\(2, 3, 11, 4\) float64"),
         ({"n_ctx": 13}, r"\(2, 3, 13, 4\) float64"),
         ({"n_embd": 15}, r"\(2, 3, 12, 5\) float64"),
     ],
@@ -785,10 +784,38 @@ def test_a_cache_of_another_model_is_refused(changed, made_for):
 
 @pytest.mark.parametrize(("of_cache", "of_params"), [("float32", "float64"), ("float64", "float32")])
 def test_a_cache_of_another_dtype_is_refused_with_the_remedy(of_cache, of_params):
-    remedy = r"KVCache\(config, dtype=params\['wte'\]\.dtype\)$"
+    remedy = r"KVCache\(config, dtype=params\['wte'\]\.dtype\), or np\.float16$"
     message = rf"^cache: made for \(2, 3, 12, 4\) {of_cache}, .* needs \(2, 3, 12, 4\) {of_params} .*: {remedy}"
     with pytest.raises(OptionError, match=message):
         forward([1], params_of(SMALL, of_params), SMALL, cache=KVCache(SMALL, of_cache))
+
+
+def test_a_cache_with_room_for_less_is_filled_and_not_beyond():
+    params, cache = params_of(SMALL), KVCache(SMALL, np.float64, positions=5)
+    ids = ids_of(SMALL, 5)
+    assert_close(forward(ids[:3], params, SMALL, cache=cache), forward(ids[:3], params, SMALL))
+    with pytest.raises(
+        ContextError, match=r"^6 tokens, but the cache was made for 5: KVCache\(config, positions=\.\.\."
+    ):
+        forward([1, 2, 3], params, SMALL, cache=cache)
+    assert_close(forward(ids[3:], params, SMALL, cache=cache), forward(ids, params, SMALL)[3:])
+    assert len(cache) == 5
+
+
+def rounding(name, x):
+    """Record that does to keys and values what a cache of float16 does, without one."""
+    return x.astype(np.float16).astype(x.dtype) if name.endswith((".k", ".v")) else x
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=5))
+def test_a_cache_of_float16_is_keys_and_values_that_are_rounded_however_a_text_is_cut(lengths):
+    T = min(sum(lengths), SMALL.n_ctx)
+    params, cache, ids = params_of(SMALL), KVCache(SMALL, np.float16), ids_of(SMALL, T)
+    parts = [forward(part, params, SMALL, cache=cache) for part in np.split(ids, np.cumsum(lengths)) if len(part)]
+    rounded = forward(ids, params, SMALL, record=rounding)
+    assert_close(np.concatenate(parts), rounded)
+    exact = forward(ids, params, SMALL)
+    assert 0 < abs(rounded - exact).max() <= 2**-11 * 16 * abs(exact).max()
 
 
 @pytest.mark.parametrize("n", [-1, -12])

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,17 @@ def test_each_fraction_in_the_prose_of_the_lesson_is_one_that_its_samples_print(
     assert not [number for number in told if number not in printed]
 
 
+def test_each_step_of_the_lesson_ends_with_a_short_thing_to_try():
+    steps = re.split(r"^## (?=\d+\. )", LESSON.partition("\n## Where to go on")[0], flags=re.MULTILINE)[1:]
+    assert len(steps) == 12
+    for step in steps:
+        ending = re.search(r"\n\n\*\*Try:\*\* ((?:.+\n)+)\n```python\n((?:.+\n)+)```\s*$", step)
+        assert ending, step.partition("\n")[0]
+        assert len(re.findall(r"[.?](?=\s)", ending[1])) <= 3, ending[1]
+        assert len(re.findall(r"^(?:>>>|\.\.\.) ", ending[2], re.MULTILINE)) <= 5, ending[2]
+        assert doctest.DocTestParser().get_examples(ending[2])[-1].want, ending[2]
+
+
 def test_each_file_of_the_way_and_each_room_is_on_the_front_page():
     for path in (ROOT / "numgpt").glob("[a-z]*.py"):
         assert f"(numgpt/{path.name})" in FRONT, path.name
@@ -111,3 +123,26 @@ def test_each_command_is_on_the_front_page():
     assert len(commands) >= 14
     for command in commands:
         assert f"| `numgpt {command}" in FRONT, command
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_each_step_of_the_lesson_has_a_picture_that_is_told_in_words():
+    for step in re.split(r"(?m)^## (?=\d)", LESSON)[1:]:
+        step = step.split("\n## ")[0]
+        pictures = re.findall(r"^!\[([^\]]*)\]\((pages/pictures/\w+\.svg)\)\n\n\*[^*]+\*$", step, re.MULTILINE)
+        assert len(pictures) == 1, step.splitlines()[0]
+        assert len(pictures[0][0]) > 80
+
+
+def test_the_pictures_are_drawings_alone_and_each_is_shown():
+    files = sorted((ROOT / "numgpt/pages/pictures").iterdir())
+    assert sum(path.stat().st_size for path in files) < 500_000
+    for path in files:
+        assert path.name in LESSON + FRONT
+        if path.suffix == ".svg":
+            tree = ElementTree.parse(path)
+            kinds = {element.tag.removeprefix(SVG) for element in tree.iter()}
+            assert kinds <= {"svg", "g", "path", "rect", "text", "tspan"}, path.name
+            assert not [value for element in tree.iter() for value in element.attrib.values() if "url(" in value]

@@ -113,8 +113,8 @@ class Chat:
 
     def __post_init__(self) -> None:
         """Raise OptionError for an option out of its range, before anybody has said anything."""
-        check_rules(self.model.config, max_new_tokens=self.max_new_tokens, **self.options)
-        self.cache = KVCache(self.model.config, dtype=self.model.params["wte"].dtype)
+        rules = check_rules(self.model.config, max_new_tokens=self.max_new_tokens, **self.options)
+        self.cache = KVCache(self.model.config, rules.cache_dtype or self.model.params["wte"].dtype)
 
     def ids(self) -> list[int]:
         """Return the text of the conversation."""

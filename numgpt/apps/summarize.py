@@ -37,12 +37,13 @@ def summary_prompt(article: str) -> str:
     return f"{article}\nTL;DR:"
 
 
-def summarize(model: Model, article: str, seed: int | None = None) -> Iterator[Summary]:
+def summarize(model: Model, article: str, seed: int | None = None, cache_dtype: str | None = None) -> Iterator[Summary]:
     """Yield the summary of an article; of one that is too long for the context, a summary of each part, in order.
 
     model    one with a tokenizer. GPT-2's largest, gpt2-xl, does it best
     article  any text
     seed     0 to 2^64 - 1; the same seed makes the same summaries. None: others each time. Part n draws from stream n
+    cache_dtype  as `generate` has it
     Raises, when called, TokenError for an article without a word or a model without a tokenizer, ContextError for a
     model whose context is too small for a summary; and when it is iterated what `generate` raises.
 
@@ -51,13 +52,15 @@ def summarize(model: Model, article: str, seed: int | None = None) -> Iterator[S
     >>> [len(part.summary) > 0 for part in summarize(model, "A fox met a hen. She was wise, and flew away.", seed=1)]
     [True]
     """
-    return (summarize_part(model, part, seed, number) for number, part in enumerate(split_article(model, article)))
+    parts = enumerate(split_article(model, article))
+    return (summarize_part(model, part, seed, number, cache_dtype) for number, part in parts)
 
 
-def summarize_part(model: Model, part: str, seed: int | None, stream: int) -> Summary:
+def summarize_part(model: Model, part: str, seed: int | None, stream: int, cache_dtype: str | None = None) -> Summary:
     """Return the summary of a text that leaves room for it in the context."""
     prompt = summary_prompt(part)
-    text = complete(model, prompt, max_new_tokens=TOKENS, top_k=TOP_K, seed=seed, stream=stream)
+    options = {"top_k": TOP_K, "seed": seed, "stream": stream, "cache_dtype": cache_dtype}
+    text = complete(model, prompt, max_new_tokens=TOKENS, **options)
     return Summary(prompt, text, first_sentences(text, SENTENCES))
 
 

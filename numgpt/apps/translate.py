@@ -47,12 +47,15 @@ def translation_prompt(sentence: str, pairs: Sequence[Pair]) -> str:
     return "".join(f"{english} = {french}\n" for english, french in pairs) + f"{sentence} ="
 
 
-def translate(model: Model, text: str, pairs: Sequence[Pair] = ENGLISH_FRENCH) -> Iterator[Translation]:
+def translate(
+    model: Model, text: str, pairs: Sequence[Pair] = ENGLISH_FRENCH, cache_dtype: str | None = None
+) -> Iterator[Translation]:
     """Yield the translation of each sentence of a text. No sentence goes over the end of a line.
 
     model  one with a tokenizer. GPT-2's largest, gpt2-xl, does it best, and not well
     pairs  examples of the two languages, the first of each pair in that of the text. Where they don't all fit into the
            context, those that come first are left out
+    cache_dtype  as `generate` has it
     A translation has at most three times the tokens of its sentence, and 20 more.
     Raises, when iterated, ContextError for a sentence that does not fit with even one pair and room for its
     translation; TokenError for a model without a tokenizer.
@@ -66,7 +69,8 @@ def translate(model: Model, text: str, pairs: Sequence[Pair] = ENGLISH_FRENCH) -
         for sentence in filter(None, map(str.strip, split_sentences(line))):
             shown, prompt, most = fitting_prompt(model, sentence, pairs)
             found = ""
-            for piece in stream(model, prompt, max_new_tokens=most, temperature=0, stop_strings=["\n"]):
+            options = {"max_new_tokens": most, "temperature": 0, "cache_dtype": cache_dtype}
+            for piece in stream(model, prompt, stop_strings=["\n"], **options):
                 found += piece
                 if len(split_sentences(found)) > 1:
                     break

@@ -30,11 +30,29 @@ def read_params(given: dict[str, LazyTensor], config: Config, dtype: str | None 
     dtype  "float32" or "float64"; None for float64 where the file holds any F64, else float32
     Returns the tree.
     """
-    target = dtype or ("float64" if any(tensor.dtype == "F64" for tensor in given.values()) else "float32")
+    return dict(_read_all(given, param_shapes(config), dtype_of(given, dtype)))
+
+
+def dtype_of(given: dict[str, LazyTensor], dtype: str | None) -> str:
+    """Return the dtype that the parameters get, as `read_params` says."""
+    return dtype or ("float64" if any(tensor.dtype == "F64" for tensor in given.values()) else "float32")
+
+
+def read_tree(given: dict[str, LazyTensor], shapes: Any, dtype: str, weights: str | None) -> Any:
+    """Read a tree of parameters, or a part of it, that has the form of `shapes`.
+
+    given    path in this tree -> LazyTensor
+    dtype    "float32" or "float64"
+    weights  None, or as for read_stored
+    """
+    return _read_stored(given, shapes, weights) if weights else _read_all(given, shapes, dtype)
+
+
+def _read_all(given: dict[str, LazyTensor], tree: Any, dtype: str) -> Any:
     largest_first = dict(sorted(given.items(), key=lambda item: -math.prod(item[1].shape)))
     by_columns = {path: path.endswith(COLUMN_MAJOR) for path in largest_first}
     shapes = {path: t.shape[::-1] if by_columns[path] else t.shape for path, t in largest_first.items()}
-    arrays = _lay_out(shapes, np.dtype(target))
+    arrays = _lay_out(shapes, np.dtype(dtype))
     waiting = iter(largest_first.items())
     read: dict[str, np.ndarray] = {}
     failed: list[BaseException] = []
@@ -55,7 +73,7 @@ def read_params(given: dict[str, LazyTensor], config: Config, dtype: str | None 
     second.join()
     if failed:
         raise failed[0]
-    return map_leaves(lambda path, _: read[path], param_shapes(config))
+    return map_leaves(lambda path, _: read[path], tree)
 
 
 def read_stored(given: dict[str, LazyTensor], config: Config, weights: str) -> dict[str, Any]:
@@ -68,6 +86,10 @@ def read_stored(given: dict[str, LazyTensor], config: Config, weights: str) -> d
     Returns the tree; positions, layer norms, biases and what is not kept otherwise are float32.
     Notes: a float16 that is not finite is kept in float32, where it is found as ever.
     """
+    return dict(_read_stored(given, param_shapes(config), weights))
+
+
+def _read_stored(given: dict[str, LazyTensor], tree: Any, weights: str) -> Any:
 
     def read(path: str, tensor: LazyTensor) -> np.ndarray | Int8 | Half:
         turned = path in ("wte", "lm_head")
@@ -82,7 +104,7 @@ def read_stored(given: dict[str, LazyTensor], config: Config, weights: str) -> d
         return array
 
     found = {path: read(path, given[path]) for path in sorted(given, key=lambda path: -math.prod(given[path].shape))}
-    return map_leaves(lambda path, _: found[path], param_shapes(config))
+    return map_leaves(lambda path, _: found[path], tree)
 
 
 def _lay_out(shapes: dict[str, tuple[int, ...]], dtype: np.dtype[Any]) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import numpy as np
 from numgpt.checkpoint.adapters import base_beside, base_name, find_adapter, merge
 from numgpt.checkpoint.contract import Opened
 from numgpt.checkpoint.formats import find_weights, is_whole, open_weights
+from numgpt.checkpoint.layers import read_by_layer
 from numgpt.checkpoint.memory import read_params, read_stored
 from numgpt.checkpoint.names import match_params
 from numgpt.checkpoint.settings import NOTHING
@@ -22,11 +23,14 @@ from numgpt.model import Model
 WEIGHTS = ("int8", "keep")  # in what else than float32 and float64 the matrices may be kept
 
 
-def read_model(checkpoint: Opened, dtype: str | None = None, weights: str | None = None) -> Model:
+def read_model(
+    checkpoint: Opened, dtype: str | None = None, weights: str | None = None, layer_at_a_time: bool = False
+) -> Model:
     """Read a checkpoint whole.
 
     dtype    as `float_dtype` returns it: "float32" or "float64"; None: those two stay, F16 and BF16 are widened
     weights  None, or one of WEIGHTS, as `memory.read_stored` takes it
+    layer_at_a_time  leave the layers in the file: each access to one reads it
     Returns a Model. Its tokenizer is None where there are no tokenizer files, and Unreadable where they are damaged, of
     another kind or of another model.
     Raises CheckpointError where there is no such checkpoint, or its weights are damaged, incomplete or of no GPT-2.
@@ -37,7 +41,10 @@ def read_model(checkpoint: Opened, dtype: str | None = None, weights: str | None
         config = fit_tokenizer(config, tokenizer, checkpoint.weights.parent)
     except CheckpointError as error:
         tokenizer = Unreadable(error)
-    params = read_stored(given, config, weights) if weights else read_params(given, config, dtype)
+    if layer_at_a_time:
+        params = read_by_layer(given, config, dtype, weights)
+    else:
+        params = read_stored(given, config, weights) if weights else read_params(given, config, dtype)
     return Model(config, params, tokenizer)
 
 

@@ -13,6 +13,7 @@ from numgpt.cli.terminal import (
     TEMPERATURE,
     TOP_K,
     Command,
+    add_cache,
     add_precision,
     given_text,
     load_model,
@@ -76,7 +77,7 @@ def generate(args: argparse.Namespace) -> None:
             }
             result |= {"seed": seed if draws else None, "prompt_tokens": len(ids)}
             result |= {} if done.score is None else {"score": done.score}
-            result |= {} if args.logprobs is None else {"logprobs": log_probs(model, ids, done.ids, args.logprobs)}
+            result |= {} if args.logprobs is None else {"logprobs": log_probs(model, ids, done.ids, args)}
             print(json.dumps({"model": str(args.model), **result}))
         elif not (prompt + text).endswith("\n"):
             print(flush=True)
@@ -127,8 +128,8 @@ def texts(
         yield text, done
 
 
-def log_probs(model: Model, ids: Ids, new_ids: list[int], n: int) -> list[dict[str, Any]]:
-    """Return for each new token its log-probability, and the n likeliest tokens at its place with theirs.
+def log_probs(model: Model, ids: Ids, new_ids: list[int], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return for each new token its log-probability, and the likeliest tokens at its place with theirs.
 
     They are those of the model itself, before temperature and all other controls.
     """
@@ -140,7 +141,7 @@ def log_probs(model: Model, ids: Ids, new_ids: list[int], n: int) -> list[dict[s
     def token(i: int, log_prob: float) -> dict[str, Any]:
         return {"id": i, "token": tokenizer.pieces([i])[0].decode("utf-8", "backslashreplace"), "log_prob": log_prob}
 
-    found = likeliest(model, [*ids, *new_ids], len(ids), n)
+    found = likeliest(model, [*ids, *new_ids], len(ids), args.logprobs, cache_dtype=args.cache)
     return [
         {**token(i, log_prob), "top": [token(*other) for other in others]}
         for i, (log_prob, others) in zip(new_ids, found, strict=True)
@@ -170,6 +171,7 @@ def generate_options(args: argparse.Namespace, tokenizer: Tokenizer) -> dict[str
     options: dict[str, Any] = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     if args.num_beams == 1:  # a search draws nothing
         options = {"temperature": TEMPERATURE, "top_k": TOP_K, **options}
+    options |= {"cache_dtype": args.cache} if args.cache else {}
     options["stop_strings"] = [reread_as_utf8(stop) for stop in args.stop]
     options["bad_words"] = [tokenizer.encode_part(reread_as_utf8(text)) for text in args.bad_words] or None
     options["logit_bias"] = list(dict(parse_bias(text, tokenizer) for text in args.logit_bias).items()) or None
@@ -225,6 +227,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about_logprobs = "with --json: the log-probability of each token, and the N likeliest at its place with theirs"
     add("--logprobs", type=int, metavar="N", help=about_logprobs)
     add_precision(parser)
+    add_cache(parser)
     add("--allow-special", action="store_true", help="read <|endoftext|> in the prompt as the token, not as text")
 
 

@@ -15,6 +15,7 @@ from numgpt.cli.terminal import (
     TEMPERATURE,
     TOP_K,
     Command,
+    add_cache,
     add_weights,
     chosen_seed,
     fail,
@@ -47,6 +48,7 @@ def chat(args: argparse.Namespace) -> None:
     kind = args.format or ("dialogue" if is_dialogue else "transcript")
     seed = chosen_seed(args)
     options = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p, "seed": seed}
+    options["cache_dtype"] = args.cache
     form = {"dialogue": dialogue, "transcript": transcript}[kind](model)
     conversation = Chat(model, form, options, args.max_new_tokens)
     on_terminal = sys.stdin is not None and sys.stdin.isatty()
@@ -136,6 +138,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=float, metavar="P", help="keep the fewest tokens that reach this probability together")
     add("--seed", type=int, metavar="N", help=ABOUT_SEED)
     add_weights(parser)
+    add_cache(parser)
 
 
 COMMANDS = {

@@ -14,7 +14,7 @@ def table(report: dict[str, Any]) -> str:
     library = " ".join(filter(None, (blas["name"], blas["version"]))) or "unknown"
     size = format_bytes(report["weight_bytes"])
     lines = [
-        f"{report['model']}: {report['parameters']:,} parameters in {report['dtype']}, {size}",
+        f"{report['model']}: {report['parameters']:,} parameters in {report['weights'] or report['dtype']}, {size}",
         f"{machine['cpu'] or 'unknown processor'}, CPUs: {machine['cpus']}",
         f"Python {machine['python']}, NumPy {machine['numpy']}, BLAS: {library}, "
         f"kernel: {blas['kernel'] or 'unknown'}, threads: {blas['threads'] or 'unknown'}",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numgpt
 from numgpt.cli.terminal import (
     Command,
+    add_layers,
     add_precision,
     encode,
     given_text,
@@ -172,6 +173,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about_ablate = "set a tensor to zero, or one head or feature of it: h.1.attn.z:2; repeatable"
     add("--ablate", action="append", default=[], metavar="NAME[:N]", help=about_ablate)
     add_precision(parser)
+    add_layers(parser)
     add("--allow-special", action="store_true", help="read <|endoftext|> in the text as the token")
 
 

@@ -101,7 +101,8 @@ def in_words_of_the_command_line(message: str, args: argparse.Namespace) -> str:
     for name in sorted(vars(args), key=len, reverse=True):
         flag = f"--{name.replace('_', '-')}"
         message = re.sub(rf"(?<![\w/.-]){name}\b" if "_" in name else rf"^{name}\b(?= is | goes )", flag, message)
-    message = re.sub(r"(?<![\w/.-])stop_strings\b", "--stop", message)
+    for name, flag in ("stop_strings", "--stop"), ("cache_dtype", "--cache"):
+        message = re.sub(rf"(?<![\w/.-]){name}\b", flag, message)
     return message.replace(", or None or 0 for off", ", or 0 for off").replace(", or None for off", "; off without it")
 
 

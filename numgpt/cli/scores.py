@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from numgpt.cli.jobs import add_job_options, check_job, job
-from numgpt.cli.terminal import Command, add_precision, load_model, needed_text, note, require
+from numgpt.cli.terminal import Command, add_cache, add_layers, add_precision, load_model, needed_text, note, require
 from numgpt.errors import OptionError
 
 EXAMPLES = """examples:
@@ -37,18 +37,19 @@ def score(args: argparse.Namespace) -> None:
     if args.compare_weights is not None:
         compare_weights(args)
         return
+    rounded = {"cache_dtype": args.cache} if args.cache else {}
     model = load_model(args)
     content: Any = "" if args.file is None else given_content(args)
     tokenizer = require(model.tokenizer, args.model) if isinstance(content, str) else model.tokenizer
     if args.input is not None:
-        job(args, model, {"context": args.context, "stride": args.stride, "bos": args.bos})
+        job(args, model, {"context": args.context, "stride": args.stride, "bos": args.bos, **rounded})
         return
     start = time.perf_counter()
     facts: dict[str, Any]
     figures: dict[str, float | None]
     if args.lambada is not None:
         with Path(args.lambada).open("rb") as lines:
-            last = scoring.score_last_words(model, lines)
+            last = scoring.score_last_words(model, lines, **rounded)
         pieces, facts = [], {"texts": last.texts, "correct": last.correct}
         figures = {"accuracy": last.accuracy, "perplexity_per_last_word": last.perplexity}
         conventions = {
@@ -58,7 +59,7 @@ def score(args: argparse.Namespace) -> None:
         content = given_content(args) if args.file is None else content
         if isinstance(content, str) and tokenizer:
             content = tokenizer.encode(content, allow_special=args.allow_special)
-        found = scoring.score(model, content, context=args.context, stride=args.stride, bos=args.bos)
+        found = scoring.score(model, content, context=args.context, stride=args.stride, bos=args.bos, **rounded)
         pieces, facts = tokenizer.pieces(found.ids) if tokenizer else [], found._asdict()
         facts["log_probs"] = [finite(x) for x in found.log_probs]
         facts["ranks"] = [rank or None for rank in found.ranks.tolist()]
@@ -150,6 +151,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_precision(parser)
     about_comparison = "show what these weights lose on the text: perplexity, divergence, first choices"
     add("--compare-weights", choices=["int8", "keep"], help=about_comparison)
+    add_cache(parser)
+    add_layers(parser)
     add("--allow-special", action="store_true", help="read <|endoftext|> in the text as the token")
 
 

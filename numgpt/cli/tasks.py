@@ -6,7 +6,17 @@ import argparse
 import json
 from typing import Any
 
-from numgpt.cli.terminal import ABOUT_SEED, Command, add_weights, chosen_seed, load_model, note, read_file, require
+from numgpt.cli.terminal import (
+    ABOUT_SEED,
+    Command,
+    add_cache,
+    add_weights,
+    chosen_seed,
+    load_model,
+    note,
+    read_file,
+    require,
+)
 
 SUMMARIZE_EXAMPLES = """examples:
   numgpt summarize article.txt -m gpt2-xl
@@ -42,7 +52,7 @@ def summarize(args: argparse.Namespace) -> None:
     seed = chosen_seed(args)
     found: list[Any] = []
     for number, part in enumerate(parts):
-        summary = summarize_part(model, part, seed, stream=number)
+        summary = summarize_part(model, part, seed, stream=number, cache_dtype=args.cache)
         if not args.json:
             print("\n" * bool(found) + summary.summary, flush=True)
         found.append(summary)
@@ -65,7 +75,7 @@ def translate(args: argparse.Namespace) -> None:
     lines, fewest = [], len(pairs)
     for line in text.splitlines():
         sentences = []
-        for found in translations_of(model, line, pairs):
+        for found in translations_of(model, line, pairs, args.cache):
             sentences.append(found.translation)
             rows.append(found._asdict())
             if found.pairs < fewest:
@@ -84,6 +94,7 @@ def add_summarize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the file to read; - reads standard input")
     parser.add_argument("--seed", type=int, metavar="N", help=ABOUT_SEED)
     add_weights(parser)
+    add_cache(parser)
 
 
 def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +114,7 @@ def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
         help="example pairs, for other languages than en and fr or other texts",
     )
     add_weights(parser)
+    add_cache(parser)
 
 
 COMMANDS = {

@@ -174,7 +174,8 @@ def load_model(args: argparse.Namespace) -> Model:
     tell_of_download(args, args.model)
     with bar(args) as progress:
         dtype, weights = getattr(args, "dtype", None), getattr(args, "weights", None)
-        model = load(args.model, dtype, progress, args.base, weights, **given(args))
+        lazily = getattr(args, "layer_at_a_time", False)
+        model = load(args.model, dtype, progress, args.base, weights, lazily, **given(args))
     if getattr(args, "tokenizer", None) is None:
         return model
     tokenizer = load_tokenizer(args.tokenizer)
@@ -240,6 +241,18 @@ def add_weights(parser: Any) -> None:
     """Say in what a model may be kept."""
     about = "keep the matrices in 8 bits, a quarter of the memory; or F16 and BF16 as the file has them, half of it"
     parser.add_argument("--weights", choices=["int8", "keep"], help=about)
+
+
+def add_layers(parser: argparse.ArgumentParser) -> None:
+    """Say what goes with a command that goes through a text in one pass."""
+    about = "read each layer when it is needed, and keep none: for a model that does not fit into memory"
+    parser.add_argument("--layer-at-a-time", action="store_true", help=about)
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """Say what goes with a command that keeps keys and values."""
+    about = "keep keys and values in half the room, rounded to 11 bits (default: as they are computed)"
+    parser.add_argument("--cache", choices=["float16"], help=about)
 
 
 def parse_ids(text: str, flag: str = "--ids") -> list[int]:

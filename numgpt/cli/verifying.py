@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from numgpt.cli.terminal import Command, add_weights, encode, load_model, needed_text, parse_ids
+from numgpt.cli.terminal import Command, add_layers, add_weights, encode, load_model, needed_text, parse_ids
 from numgpt.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--as", dest="published_as", metavar="NAME", help="whose published answers (default: told from name or size)")
     add("--dtype", choices=["float32", "float64"], help="precision of --published (default: that of the checkpoint)")
     add_weights(parser)
+    add_layers(parser)
 
 
 COMMANDS = {

@@ -23,11 +23,15 @@ from numgpt.decoding.rules import (
     chooser,
     end_of,
     kept_at_overflow,
+    new_cache,
 )
 from numgpt.model import Ids, Params
 from numgpt.params import map_leaves
 
 NEAR = 1e-3  # a lead in the logits that is far more than the rounding of float32 makes: some 1e-4 in GPT-2
+# And with a cache of float16, where a last digit of float32 may decide to which side a key or value is rounded: some
+# 1e-3 in the storyteller.
+NEAR_ROUNDED = 1e-2
 PREFILL = 1024  # tokens of prompts in one pass: bounds its memory
 
 
@@ -80,8 +84,8 @@ def complete_batch(
 
     num_return_sequences  how many texts to make of each prompt; those of prompt i are numbered, and have the streams,
                           i n, ..., i n + n - 1
-    batch_size            how many texts run at once. Each has a cache of its own, as large as the context. A text that
-                          is done makes room for the next
+    batch_size            how many texts run at once. Each has a cache of its own, with room for the prompt and
+                          max_new_tokens. A text that is done makes room for the next
     options               those of `generate`, max_new_tokens first. With num_beams above 1, the texts of a prompt are
                           the best that beam search finds, the best first, and one prompt is done after the other
     """
@@ -111,26 +115,30 @@ def choose_surely(logits: np.ndarray, r: Running, params: Params, config: Config
 
     Rounding depends on the shapes of the matrices, so on what stands beside a text in its batch, and on the machine.
     This choice does not, so that a text that is made once more, anywhere, is the same. It takes a second draw for each
-    token, and for one in a thousand or so a pass over its whole text.
+    token, and for one in a thousand or so a pass over its whole text; for one in a hundred with a cache of float16.
     """
     i = r.choose(logits, r.text)
     if logits.dtype == np.float64:
         return i
     handicapped = logits.copy()
-    handicapped[i] -= NEAR
+    handicapped[i] -= NEAR_ROUNDED if r.rules.cache_dtype else NEAR
     if r.choose(handicapped, r.text) == i:
         return i
-    return r.choose(exact_logits(r.text[r.start :], params, config), r.text)
+    return r.choose(exact_logits(r.text[r.start :], params, config, r.rules.cache_dtype), r.text)
 
 
-def exact_logits(ids: list[int], params: Params, config: Config) -> np.ndarray:
-    """Return the logits [V] that follow ids, in float64, from parameters that are widened one layer at a time."""
+def exact_logits(ids: list[int], params: Params, config: Config, cache_dtype: str | None = None) -> np.ndarray:
+    """Return the logits [V] that follow ids, in float64, from parameters that are widened one layer at a time.
+
+    cache_dtype  "float16": keys and values are rounded as they are in a cache
+    """
 
     def widen(tree: Any) -> Any:
         return map_leaves(lambda _, x: x.astype(np.float64), tree)
 
     others = {name: leaf for name, leaf in params.items() if name != "h"}
-    return fast.forward(ids, {**widen(others), "h": map(widen, params["h"])}, config, logits_to_keep=1)[0]
+    cache = KVCache(config, cache_dtype, len(ids)) if cache_dtype else None
+    return fast.forward(ids, {**widen(others), "h": map(widen, params["h"])}, config, cache, logits_to_keep=1)[0]
 
 
 def run(
@@ -150,15 +158,15 @@ def run(
     texts = iter(texts)
     waiting = next(texts, None)
     running: list[Running] = []
-    caches: list[KVCache] = []  # that no text uses
     while running or waiting:
         rows = len(running)
         while waiting and len(running) < batch_size and (rows + len(waiting[1]) <= PREFILL or not running):
             number, text, rules = waiting
             if rules.max_new_tokens:
-                cache = caches.pop() if caches else KVCache(config, dtype=params["wte"].dtype)
                 choose = chooser(len(text), config, rules, stream=number)
-                running.append(Running(number, len(text), text, cache, choose, rules))
+                running.append(
+                    Running(number, len(text), text, new_cache(len(text), params, config, rules), choose, rules)
+                )
                 rows += len(text)
             else:
                 yield Completion(number, [], "length")
@@ -181,9 +189,8 @@ def run(
                 r.text.append(i)
                 finish_reason = end_of(r.text, r.prompt_length, config, r.rules)
             if finish_reason:
-                r.cache.truncate(0)
-                caches.append(r.cache)
                 yield Completion(r.number, r.text[r.prompt_length :], finish_reason)
             else:
                 still_running.append(r)
         running = still_running
+        del r  # which would keep the cache of a text that is done

@@ -16,7 +16,7 @@ from numgpt.cache import KVCache
 from numgpt.checks import check_count, check_finite, check_option
 from numgpt.config import Config
 from numgpt.decoding.controls import Start, check_some_left, text_controls
-from numgpt.decoding.rules import Rules, check_prompt, check_rules, end_of
+from numgpt.decoding.rules import Rules, check_prompt, check_rules, end_of, new_cache
 from numgpt.model import Ids, Params
 from numgpt.sampling import Control
 
@@ -131,7 +131,7 @@ def search(
     candidates = rules.num_beams * (1 + max(len(set(rules.stop_ids)), 1))  # enough that don't end with one of stop_ids
     at_once = rules.early_stopping is True or rules.num_beams == 1
     controls = text_controls(rules.controls, Start(len(prompt), rules.stop_ids))
-    beams = [Beam(prompt, 0.0, KVCache(config, dtype=params["wte"].dtype))]
+    beams = [Beam(prompt, 0.0, new_cache(len(prompt), params, config, rules))]
     ended = [] if limit else [Hypothesis([], 0.0, "length")]
     for n in range(1, limit + 1):
         totals = next_totals(beams, params, config, controls, forward_batch)  # [beams, V]

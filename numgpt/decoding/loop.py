@@ -20,6 +20,7 @@ from numgpt.decoding.rules import (
     chooser,
     end_of,
     kept_at_overflow,
+    new_cache,
     warn_of_limit,
 )
 from numgpt.model import Ids, Params
@@ -56,7 +57,8 @@ def generate(
     cache           what an earlier call computed of this text: it holds the first len(cache) of the ids, less than all
                     (nobody can check which they are), and only the rest is computed. At the end, also where the
                     generator is closed, it holds the text and what was yielded, the last id maybe not. Beams and a
-                    context that slides do not go with it. None: a new one
+                    context that slides do not go with it. None: a new one, with room for the text and max_new_tokens
+    cache_dtype     "float16" keeps keys and values in half the room, rounded to 11 bits; None: as they are computed
     stop_ids        ids that end the text, beside the end-of-text id
     stop_strings    strings that end the new text, also where one spans several tokens; the token that completes one is
                     the last to be yielded. `numgpt.stream` yields text that ends before it
@@ -90,7 +92,7 @@ def generate(
     choose = chooser(prompt_length, config, rules, stream)
 
     def steps() -> Generator[int, None, str]:
-        held = KVCache(config, dtype=params["wte"].dtype) if cache is None else cache
+        held = new_cache(prompt_length, params, config, rules) if cache is None else cache
         start = 0  # the model sees the text from here on
         right = len(held)  # how many positions of the cache are those of the text, not of a guess
         most_new, finish_reason = rules.max_new_tokens, "" if rules.max_new_tokens else "length"

@@ -24,7 +24,7 @@ from numgpt.decoding.controls import Sampling, Start, check_sampling, controls_o
 from numgpt.errors import ContextError, OptionError, TokenError
 from numgpt.fast.sampling import sample
 from numgpt.generation import Choose
-from numgpt.model import Ids
+from numgpt.model import Ids, Params
 from numgpt.tokenizer import Tokenizer
 
 OF_THE_LOOP = ("stream", "forward", "guess", "cache")  # what `generate` takes beside the rules
@@ -70,6 +70,7 @@ class Rules(NamedTuple):
     num_beams: int
     length_penalty: float
     early_stopping: bool | str
+    cache_dtype: str | None
 
 
 def check_rules(
@@ -84,6 +85,7 @@ def check_rules(
     num_beams: int = 1,
     length_penalty: float = 1.0,
     early_stopping: bool | str = False,
+    cache_dtype: str | None = None,
     **controls: Any,
 ) -> Rules:
     """Return the options as rules. Raises OptionError for a name that is none, and for a value out of its range."""
@@ -99,9 +101,9 @@ def check_rules(
     strings = check_stop_strings(stop_strings, tokenizer)
     check_option("overflow", overflow, overflow in ("stop", "slide"), "'stop' or 'slide'")
     check_beams(num_beams, length_penalty, early_stopping, overflow, sampling)
-    return Rules(
-        max_new_tokens, seed, sampling, stops, strings, tokenizer, overflow, num_beams, length_penalty, early_stopping
-    )
+    check_cache_dtype(cache_dtype)
+    of_beams = num_beams, length_penalty, early_stopping
+    return Rules(max_new_tokens, seed, sampling, stops, strings, tokenizer, overflow, *of_beams, cache_dtype)
 
 
 def known_options() -> list[str]:
@@ -157,9 +159,31 @@ def check_prompt(ids: Ids, config: Config, overflow: str = "stop", name: str = "
     return text
 
 
+def check_cache_dtype(dtype: str | None) -> None:
+    """Raise OptionError unless keys and values can be kept in this dtype."""
+    check_option("cache_dtype", dtype, dtype in (None, "float16"), "'float16', or None for that of the parameters")
+
+
+def positions_of(length: int, config: Config, rules: Rules) -> int:
+    """Return how many positions a text of so many ids may come to need: all but its last new one, and all guesses."""
+    return min(length + max(int(rules.max_new_tokens) - 1, 0), config.n_ctx)
+
+
+def new_cache(length: int, params: Params, config: Config, rules: Rules) -> KVCache:
+    """Return an empty cache with room for what a text of so many ids may come to be."""
+    return KVCache(config, rules.cache_dtype or params["wte"].dtype, positions_of(length, config, rules))
+
+
 def check_held(cache: KVCache, length: int, config: Config, dtype: np.dtype, rules: Rules) -> None:
     """Raise OptionError unless a text of so many ids can go on from what the cache holds: fewer ids than that."""
     check_cache(cache, config, dtype)
+    if rules.cache_dtype not in (None, cache.k.dtype):
+        raise OptionError(f"cache_dtype is {rules.cache_dtype!r}, but the cache has {cache.k.dtype}: leave it out")
+    room, needed = cache.k.shape[2], positions_of(length, config, rules)
+    if room < needed:
+        raise OptionError(
+            f"cache has room for {room} positions, expected {needed} or more: the text and max_new_tokens - 1"
+        )
     if rules.num_beams > 1 or rules.overflow != "stop":
         option = "num_beams" if rules.num_beams > 1 else "overflow='slide'"
         raise OptionError(f"cache holds the beginning of one text, which {option} does not keep: leave out one of them")

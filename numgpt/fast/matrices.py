@@ -74,7 +74,7 @@ class Stored:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self.widen().astype(dtype or self.dtype, copy=False)
 
-    def astype(self, dtype: Any) -> np.ndarray:
+    def astype(self, dtype: Any, copy: bool = True) -> np.ndarray:
         """Return the widened matrix in another dtype."""
         return self.widen().astype(dtype, copy=False)
 
@@ -94,7 +94,7 @@ class Int8(Stored):
     turned  it stands for [out, in], as the embedding does
 
     >>> m = Int8.from_array(np.linspace(-1, 1, 96, dtype=np.float32).reshape(48, 2))
-    >>> m.shape, m.q.shape, bool(abs(m.widen() - np.linspace(-1, 1, 96).reshape(48, 2)).max() < 1 / 254)
+    >>> m.shape, m.q.shape, bool(abs(m.widen() - np.linspace(-1, 1, 96).reshape(48, 2)).max() < 0.005)
     ((48, 2), (2, 32, 2), True)
     """
 
@@ -121,11 +121,11 @@ class Int8(Stored):
             wide[a:b] *= self.scales[a:b, None, start:stop]
 
         in_parts(part, blocks)
-        return wide.reshape(-1, n)[: self.inputs]
+        return wide.reshape(blocks * BLOCK, n)[: self.inputs]
 
     def widen(self) -> np.ndarray:
         """Return the matrix as an array of float32."""
-        w = (self.q * self.scales[:, None]).reshape(-1, self.q.shape[2])[: self.inputs]
+        w = (self.q * self.scales[:, None]).reshape(len(self.q) * BLOCK, self.q.shape[2])[: self.inputs]
         return w.T if self.turned else w
 
     def __getitem__(self, ids: Any) -> "Int8 | np.ndarray":
@@ -134,7 +134,7 @@ class Int8(Stored):
         q, scales = self.q[..., ids], self.scales[..., ids]  # [blocks, 32, ...], [blocks, ...]
         if isinstance(ids, slice):
             return Int8(q, scales, self.inputs, turned=True)
-        w = (q * scales[:, None]).reshape(-1, *q.shape[2:])[: self.inputs]
+        w = (q * scales[:, None]).reshape(len(q) * BLOCK, *q.shape[2:])[: self.inputs]
         return np.ascontiguousarray(np.moveaxis(w, 0, -1))
 
     def multiply(self, x: np.ndarray, out: np.ndarray) -> None:
@@ -183,13 +183,16 @@ class Int8(Stored):
         w = w.T if turned else w
 
         def part(start: int, stop: int) -> None:
-            block = np.zeros((len(made.q) * BLOCK, stop - start), np.float32)
-            block[: made.inputs] = w[:, start:stop]
-            numbers = block.reshape(len(made.q), BLOCK, -1)
-            scales = np.maximum(numbers.max(axis=1), -numbers.min(axis=1)) / np.float32(127)
-            numbers *= np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)[:, None]
-            np.copyto(made.q[:, :, start:stop], np.rint(numbers, out=numbers), casting="unsafe")
+            rows = np.zeros((len(made.q) * BLOCK, stop - start), np.float32)
+            rows[: made.inputs] = w[:, start:stop]
+            block = rows.reshape(len(made.q), BLOCK, -1)
+            scales = np.maximum(block.max(axis=1), -block.min(axis=1)) / np.float32(127)
+            q = block * np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)[:, None]
+            with np.errstate(invalid="ignore"):  # of a NaN the scale is NaN too, and all that is computed with it
+                np.copyto(made.q[:, :, start:stop], np.rint(q, out=q), casting="unsafe")
             made.scales[:, start:stop] = scales
+            squares = np.einsum("bio,bio->bo", q, q)
+            np.divide(np.einsum("bio,bio->bo", block, q), squares, out=made.scales[:, start:stop], where=squares > 0)
 
         made.in_strips(part)
         return made

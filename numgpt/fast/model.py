@@ -20,6 +20,7 @@ import numpy as np
 from numgpt.cache import KVCache
 from numgpt.checks import check_ids, check_logits_to_keep, check_room
 from numgpt.config import Config
+from numgpt.fast.cache import extend, widened, write
 from numgpt.fast.cores import in_parts
 from numgpt.fast.matrices import Matrix, multiply, multiply_vector
 from numgpt.model import Ids, Params, attention_scale, output_head
@@ -147,13 +148,17 @@ def attend_once(q: np.ndarray, k: np.ndarray, v: np.ndarray, z: np.ndarray, spac
 
 
 def attend_by_heads(q: np.ndarray, k: np.ndarray, v: np.ndarray, z: np.ndarray, space: np.ndarray) -> None:
-    """`attend`, where there are many scores in all cores, each of which has some of the heads.
+    """`attend` to keys and values that may be those of a cache of float16, on all cores where there are many scores.
 
     space [H, ...]
     """
 
     def part(a: int, b: int) -> None:
-        attend(q[a:b], k[a:b], v[a:b], z[:, a:b], space[a:b].reshape(-1))
+        for heads, wide_k, wide_v in widened(k, v, a, b):
+            if len(z) == 1:
+                attend_once(q[heads], wide_k, wide_v, z[0, heads, None])
+            else:
+                attend(q[heads], wide_k, wide_v, z[:, heads], space[heads].reshape(-1))
 
     parts = None if q.shape[0] * q.shape[1] * k.shape[1] >= MANY else 1
     in_parts(part, len(q), parts, multiplies=True)
@@ -209,7 +214,11 @@ def forward_one(i: int, params: Params, config: Config, cache: KVCache) -> np.nd
             multiply_vector(y, attn["c_attn"]["w"], qkv)
             qkv += attn["c_attn"]["b"]
             q *= scales[layer]
-            attend_once(q, *cache.extend(layer, k, v), z, scores)
+            if cache.k.dtype == x.dtype:
+                attend_once(q, *cache.extend(layer, k, v), z, scores)
+            else:
+                for heads, wide_k, wide_v in extend(cache, layer, k, v):
+                    attend_once(q[heads], wide_k, wide_v, z[heads])
             multiply_vector(joined, attn["c_proj"]["w"], y)
             y += attn["c_proj"]["b"]
             x += y
@@ -297,18 +306,14 @@ def forward_batch(
         is_last = layer == config.n_layer - 1
         kept = 0
         for cache, (start, stop, keep) in zip(caches, spans, strict=True):
-            q, k, v = heads[:, :, start:stop]
-            if cache is not None:
-                k, v = cache.extend(layer, k, v)  # [H, S, D]
+            q, *new = heads[:, :, start:stop]
+            k, v = write(cache, layer, *new)
             if is_last:  # move up the rows to keep
                 q = q[:, stop - start - keep :]
                 x[kept : kept + keep] = x[stop - keep : stop]
                 start, stop = kept, kept + keep
                 kept = stop
-            if stop - start == 1:
-                attend_once(q, k, v, z[start, :, None])
-            else:
-                attend_by_heads(q, k, v, z[start:stop], space)
+            attend_by_heads(q, k, v, z[start:stop], space)
         if is_last and kept < N:
             M = padded(kept)
             x, z, y, hidden = x[:M], z[:M], y[:M], hidden[:M]

@@ -34,6 +34,7 @@ def load(
     progress: Any = None,
     base: str | os.PathLike[str] | None = None,
     weights: str | None = None,
+    layer_at_a_time: bool = False,
     **given: Any,
 ) -> Model:
     """Read a checkpoint.
@@ -46,6 +47,8 @@ def load(
     base          of an adapter, a name or a path. None: beside it, else the one that it names
     weights       "int8": keep the matrices in whole numbers of 8 bits, in a bit more than a quarter of the memory;
                   "keep": those in F16 and BF16 as they are, in half of it; see `numgpt.fast.matrices`. None: float32
+    layer_at_a_time  leave the layers in their file, for a model that does not fit into memory: each pass reads them
+                  anew, one at a time. `score`, `trace` and `verify` go through a text in one pass
     given         what no tensor tells, where no file says it or says it wrongly: n_head, activation_function,
                   layer_norm_epsilon, scale_attn_weights, scale_attn_by_inverse_layer_idx, eos_token_id
     Returns a Model. Its tokenizer is None where there are no tokenizer files.
@@ -59,8 +62,10 @@ def load(
     target = None if dtype is None else float_dtype(dtype)
     check_option("weights", weights, weights in (None, *WEIGHTS), f"{' or '.join(WEIGHTS)}, or None")
     if weights and target == "float64":
-        raise OptionError(f"weights={weights!r} are multiplied in float32: leave dtype='float64' out")
-    return read_model(open_named(name_or_path, base, given, progress), target, weights)
+        raise OptionError(
+            f"dtype is 'float64', expected float32 or none beside weights={weights!r}, which need no other"
+        )
+    return read_model(open_named(name_or_path, base, given, progress), target, weights, layer_at_a_time)
 
 
 def load_tokenizer(

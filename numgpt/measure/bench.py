@@ -125,7 +125,7 @@ def decode(model: Model, past: int, steps: int, n: int = 1) -> Work:
     config, params, _ = model
     dtype, past = params["wte"].dtype, max(1, min(past, config.n_ctx // 2))
     steps = min(steps, config.n_ctx - past)
-    caches = [KVCache(config, dtype) for _ in range(n)]
+    caches = [KVCache(config, dtype, past + steps) for _ in range(n)]
 
     def forward(texts: Any) -> list[np.ndarray]:
         if n == 1:
@@ -160,7 +160,7 @@ def prefill(model: Model, T: int) -> Work:
     ids = np.random.default_rng(0).integers(config.n_vocab, size=T)
 
     def run() -> float:
-        return clock(fast.forward, ids, params, config, KVCache(config, params["wte"].dtype), 1)
+        return clock(fast.forward, ids, params, config, KVCache(config, params["wte"].dtype, T), 1)
 
     return Work(T, run, "a prompt, up to its last logits", lambda _, rate: prefill_limit(config, rate, T))
 

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 
 from numgpt import fast
-from numgpt.cache import KVCache
 from numgpt.checks import check_ids
 from numgpt.errors import CheckpointError, TokenError
 from numgpt.measure.scoring import check_largest, log_prob, perplexity, predict, windows
@@ -53,14 +52,10 @@ def compare(model: Model, other: Model, text: str | Ids) -> Comparison:
     ids = check_ids(tokenizer_of(model).encode(text) if isinstance(text, str) else text, config.n_vocab).tolist()
     if len(ids) < 2:
         raise TokenError(f"too short to compare: tokens: {len(ids)}, expected 2 or more: give more text")
-    caches = [KVCache(each.config, dtype=each.params["wte"].dtype) for each in (model, other)]
     nats, others_nats, same = 0.0, 0.0, 0
     divergences = []
     for begin, first, end in windows(len(ids), config.n_ctx, config.n_ctx // 2):
-        rows = [
-            predict(ids[begin:end], first - begin, each, cache, fast.forward)
-            for each, cache in zip((model, other), caches, strict=True)
-        ]
+        rows = [predict(ids[begin:end], first - begin, each, fast.forward, None) for each in (model, other)]
         for i, row, others_row in zip(ids[first:end], *rows, strict=True):
             nats -= log_prob(row, i)
             others_nats -= log_prob(others_row, i)

@@ -13,6 +13,7 @@ import numpy as np
 from numgpt import fast
 from numgpt.cache import KVCache
 from numgpt.checks import check_ids, check_option, is_integer
+from numgpt.decoding.rules import check_cache_dtype
 from numgpt.errors import CheckpointError, OptionError, TokenError
 from numgpt.model import Ids, Model, tokenizer_of
 from numgpt.tokenizer import Tokenizer
@@ -90,6 +91,7 @@ def score(
     stride: int | None = None,
     bos: bool = False,
     given: str | Ids = "",
+    cache_dtype: str | None = None,
     forward: Forward = fast.forward,
 ) -> Score:
     """Compute how likely each token of a text is, given those before it in a sliding window.
@@ -103,6 +105,7 @@ def score(
     bos      put the end-of-text id before the text, so that its first token is scored too
     given    what stands before the text and is not scored: str, or ids; see `continuation_ids`
     forward  the function that computes the logits: fast.forward or one of the same signature
+    cache_dtype  "float16" scores what `generate` computes with that option; None: as without
     Returns a Score. Log-probabilities are computed in float64 from the logits, over all V of them; ranks among the ids
     that may be sampled, of which those that pad a vocabulary are none.
     Raises TokenError for a text too short to score, ids outside the vocabulary, and text without a tokenizer;
@@ -124,13 +127,14 @@ def score(
     >>> found.tokens, round(found.perplexity, 1)
     (4, 4.1)
     """
-    params, config = model.params, model.config
+    config = model.config
     context = config.n_ctx if context is None else context
     expected = f"an integer from 2 to {config.n_ctx}, the context of this model"
     check_option("context", context, is_integer(context) and 2 <= context <= config.n_ctx, expected)
     stride = context // 2 if stride is None else stride
     expected = f"an integer from 1 to {context}, the context: a larger one would leave tokens out"
     check_option("stride", stride, is_integer(stride) and 1 <= stride <= context, expected)
+    check_cache_dtype(cache_dtype)
     if bos and config.start_id is None:
         raise OptionError("bos is True, but this model has no end-of-text id to put before the text: leave it out")
 
@@ -152,9 +156,8 @@ def score(
 
     sequence = [*before, *scored_ids]
     log_probs, ranks = np.full(len(sequence), math.nan), np.zeros(len(sequence), dtype=int)
-    cache = KVCache(config, dtype=params["wte"].dtype)
     for begin, first, end in windows(len(sequence), context, stride):
-        rows = predict(sequence[begin:end], first - begin, model, cache, forward)
+        rows = predict(sequence[begin:end], first - begin, model, forward, cache_dtype)
         for t, row in zip(range(first, end), rows, strict=True):
             log_probs[t] = log_prob(row, sequence[t])
             ranks[t] = rank(row[: config.n_tokens], row[sequence[t]])
@@ -188,12 +191,18 @@ def continuation_ids(tokenizer: Tokenizer, given: str, text: str) -> tuple[list[
 
 
 def likeliest(
-    model: Model, ids: list[int], first: int, n: int, forward: Forward = fast.forward
+    model: Model,
+    ids: list[int],
+    first: int,
+    n: int,
+    forward: Forward = fast.forward,
+    cache_dtype: str | None = None,
 ) -> list[tuple[float, list[tuple[int, float]]]]:
     """Return, for each of ids[first:], its log-probability after those before it, and the n likeliest ids with theirs.
 
     ids    [T] int, at most n_ctx of them
     first  1 or more: the first id has nothing before it
+    cache_dtype  as `score` has it
     Raises CheckpointError where logits are not finite.
 
     >>> import numgpt
@@ -203,9 +212,8 @@ def likeliest(
     >>> best == ids[4], log_p == log_p_best
     (True, True)
     """
-    cache = KVCache(model.config, dtype=model.params["wte"].dtype)
     found = []
-    for row, i in zip(predict(ids, first, model, cache, forward), ids[first:], strict=True):
+    for row, i in zip(predict(ids, first, model, forward, cache_dtype), ids[first:], strict=True):
         best = np.argsort(-row[: model.config.n_tokens], kind="stable")[:n].tolist()
         found.append((log_prob(row, i), [(other, log_prob(row, other)) for other in best]))
     return found
@@ -225,13 +233,15 @@ def windows(T: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]
             return
 
 
-def predict(ids: list[int], first: int, model: Model, cache: KVCache, forward: Forward) -> Iterator[np.ndarray]:
+def predict(
+    ids: list[int], first: int, model: Model, forward: Forward, cache_dtype: str | None
+) -> Iterator[np.ndarray]:
     """Yield, for each of ids[first:], the logits [V] that the model gives after the ids before it.
 
-    A cache that is there to be used lets the model give logits of ROWS positions at a time, so that they never fill
-    more memory than that.
+    A cache lets the model give logits of ROWS positions at a time, so that they never fill more memory than that.
     """
-    cache.truncate(0)
+    positions = min(max(len(ids) - 1, 1), model.config.n_ctx)
+    cache = KVCache(model.config, cache_dtype or model.params["wte"].dtype, positions)
     for at in range(first, len(ids), ROWS):
         stop = min(at + ROWS, len(ids))
         new = ids[len(cache) : stop - 1]
@@ -297,10 +307,13 @@ class LastWords(NamedTuple):
         return perplexity(self.nats, self.texts)
 
 
-def score_last_words(model: Model, lines: Iterable[str | bytes], *, forward: Forward = fast.forward) -> LastWords:
+def score_last_words(
+    model: Model, lines: Iterable[str | bytes], *, cache_dtype: str | None = None, forward: Forward = fast.forward
+) -> LastWords:
     """LAMBADA's task: predict the last word of each text from all that stands before it.
 
     lines  of JSON, {"text": ...}; the last word is what follows the last white space. Empty lines are passed over
+    cache_dtype  as `score` has it
     Returns a LastWords. A word is correct where each of its tokens is the likeliest after those before it, so that
     greedy decoding would begin with them. Of a text longer than the context, the last n_ctx tokens count.
     Raises TokenError that names the line that is not such a text, and without a tokenizer.
@@ -309,7 +322,7 @@ def score_last_words(model: Model, lines: Iterable[str | bytes], *, forward: For
     whole word. So expect lower figures here.
     Source: Paperno et al. 2016, arXiv:1606.06031; the counts are those of lambada_openai in lm-evaluation-harness.
     """
-    cache = KVCache(model.config, dtype=model.params["wte"].dtype)
+    check_cache_dtype(cache_dtype)
     texts = correct = 0
     nats = 0.0
     for number, line in enumerate(lines, 1):
@@ -319,7 +332,7 @@ def score_last_words(model: Model, lines: Iterable[str | bytes], *, forward: For
             ids, first = cut_last_word(model, line)
         except TokenError as error:
             raise TokenError(f"line {number}: {error}") from None
-        rows = list(predict(ids, first, model, cache, forward))
+        rows = list(predict(ids, first, model, forward, cache_dtype))
         nats -= sum(log_prob(row, i) for row, i in zip(rows, ids[first:], strict=True))
         correct += all(row.argmax() == i for row, i in zip(rows, ids[first:], strict=True))
         texts += 1

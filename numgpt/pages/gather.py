@@ -27,6 +27,7 @@ PICTURED = 170_000  # cells of the small pictures of all heads, where those are 
 CANDIDATES = 16_384  # that are kept one by one, of all positions together; but 100 a position or more
 BELOW = 300_000  # of the tokens below those each logit, of all positions together, before they are thinned out
 PARTS = 250_000  # what parts add to logits, of all positions together
+PLACES = 64  # at most so many positions are held against each other
 INTEGER, LOGIT, PART = 3, 5, 6  # characters of an id, a rank or a count; of a logit; of what a part adds to one
 
 
@@ -57,10 +58,8 @@ def gather(ids: np.ndarray, model: Model) -> dict[str, Any]:
             rows_of_heads.append(look(base["attn.weights"], base["attn.v"], kinds))
             z.append(base["attn.z"])
             mlp_out.append(base["mlp_out"])
-    for name in "wte", "wpe":
-        numbers[name] = pack_numbers(
-            model.params[name][ids if name == "wte" else np.arange(T), :FEATURES].astype(float)
-        )
+    for name, rows in ("wte", ids), ("wpe", np.arange(T)):
+        numbers[name] = pack_numbers(model.params[name][rows][:, :FEATURES].astype(float))
 
     n_parts = len(names_of_parts(config))
     next_ids = np.append(ids[1:], ids[-1])  # after the last token nothing came; what is read of it there is not shown
@@ -80,6 +79,7 @@ def gather(ids: np.ndarray, model: Model) -> dict[str, Any]:
         "texts": texts_of(sorted(shown), model.tokenizer),
         "config": {**config._asdict(), "F": config.mlp_width, "D": config.head_size},
         "packing": {"number": NUMBER, "weight": WEIGHT, "integer": INTEGER, "logit": LOGIT, "part": PART},
+        "positions": positions_data(model.params["wpe"]),
         "numbers": {"features": FEATURES, "of_a_head": OF_A_HEAD, "tensors": numbers, "lengths": lengths},
         "attention": {**attention.data(), "heads": rows_of_heads},
         "lens": lens_data(reading, config),
@@ -96,6 +96,23 @@ def gather(ids: np.ndarray, model: Model) -> dict[str, Any]:
             "perplexity": scored.perplexity if scored and math.isfinite(scored.perplexity) else None,
         },
     }
+
+
+def positions_data(wpe: np.ndarray) -> dict[str, Any]:
+    """Return how alike the learned positions are, some of them spread over the whole context.
+
+        cos(i, j) = wpe_i . wpe_j / (|wpe_i| |wpe_j|),    j <= i; 0 where a vector is 0
+
+    wpe  [n_ctx, C]
+
+    >>> positions_data(np.eye(2))["places"]
+    [0, 1]
+    """
+    places = np.unique(np.linspace(0, len(wpe) - 1, min(PLACES, len(wpe))).round().astype(int))
+    x = wpe[places].astype(np.float64)
+    lengths = np.sqrt((x * x).sum(axis=-1, keepdims=True))
+    x = x / np.where(lengths > 0, lengths, 1)
+    return {"places": places.tolist(), "cosines": pack_numbers(lower_triangles((x @ x.T)[None]))}
 
 
 class Attention:

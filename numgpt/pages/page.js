@@ -394,6 +394,26 @@ function way() {
   });
   follow(["station", "layer"], drawWay);
   follow(["token", "layer", "head", "station"], drawNumbers);
+  drawPositions();
+}
+
+/** The cosines of the learned positions: the same for each text. */
+function drawPositions() {
+  const { places, cosines } = data.positions, n = places.length, size = n > 32 ? 4 : round2(between(256 / n, 4, 24)), left = 34;
+  const cosine = (row, column) => unpackNumber(cosines, row * (row + 1) / 2 + column);
+  const children = shaded(size, (put) => {
+    for (let row = 0; row < n; row++) for (let column = 0; column <= row; column++) {
+      const { value } = cosine(row, column);
+      for (const [x, y] of row === column ? [[row, row]] : [[row, column], [column, row]]) put(round2(left + x * size), round2(4 + y * size), Math.abs(value), value < 0 ? "less" : "more");
+    }
+  });
+  for (let i = 0; i < n; i += everyNth(n * size / 40, n)) {
+    children.push(words(left - 4, round2(4 + (i + 0.5) * size + 3), places[i], { "text-anchor": "end", "font-size": 9, class: "quiet" }),
+      words(round2(left + (i + 0.5) * size), round2(n * size + 15), places[i], { "text-anchor": "middle", "font-size": 9, class: "quiet" }));
+  }
+  picture("positions", { label: `How alike the vectors of ${n} of the ${config.n_ctx} positions are`, width: left + n * size + 20, height: n * size + 20, children,
+    table: () => ({ caption: "The cosine of the vectors of two positions", head: ["position", ...places.map(String)],
+      rows: places.map((place, row) => [String(place), ...places.map((_, column) => cosine(Math.max(row, column), Math.min(row, column)).text)]) }) });
 }
 
 function drawWay() {

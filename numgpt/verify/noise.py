@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numgpt.checkpoint.layers import Layers
 from numgpt.model import Model
 from numgpt.params import map_leaves
 from numgpt.trace import layer_and_base
@@ -185,5 +186,11 @@ class Comparison:
 
 
 def converted(params: dict[str, Any], dtype: Any) -> dict[str, Any]:
-    """Return parameters in another dtype."""
-    return map_leaves(lambda path, x: x.astype(dtype, copy=False), params)
+    """Return parameters in another dtype; layers that stay in their file are converted when they are read."""
+
+    def convert(tree: Any) -> Any:
+        return map_leaves(lambda path, x: x.astype(dtype, copy=False), tree)
+
+    if isinstance(params.get("h"), Layers):
+        return {**convert({name: x for name, x in params.items() if name != "h"}), "h": params["h"].map(convert)}
+    return dict(convert(params))

@@ -23,7 +23,7 @@ from numgpt.apps import jobs
 from numgpt.apps.jobs import Job, Line, Output, Summary, run_job
 from numgpt.apps.lines import parse, read_lines
 from numgpt.decoding import batch
-from numgpt.decoding.batch import NEAR, Running, choose_one, choose_surely
+from numgpt.decoding.batch import NEAR, NEAR_ROUNDED, Running, choose_one, choose_surely
 from numgpt.decoding.beam import beam_search
 from numgpt.decoding.rules import check_rules, chooser
 from numgpt.errors import NumgptError, OptionError
@@ -122,7 +122,11 @@ def test_a_score_is_that_of_the_library(model, tmp_path, output):
     ]
 
 
-@given(st.integers(0, 2**32), st.sampled_from([{"temperature": 0}, {}, {"repetition_penalty": 1.2}]))
+FEW_OPTIONS = [{"temperature": 0}, {}, {"repetition_penalty": 1.2}]
+FEW_OPTIONS += [{"temperature": 0, "cache_dtype": "float16"}]
+
+
+@given(st.integers(0, 2**32), st.sampled_from(FEW_OPTIONS))
 def test_a_choice_does_not_hang_on_rounding(model, dice, options):
     """The two best tokens have the same logits, so that the smallest noise would choose between them."""
     text = [104, 105]
@@ -130,15 +134,20 @@ def test_a_choice_does_not_hang_on_rounding(model, dice, options):
     params = {**model.params, "wte": model.params["wte"].copy()}
     params["wte"][best - 1] = params["wte"][best]
     rules = check_rules(model.config, max_new_tokens=1, seed=dice, **options)
-    exact = batch.exact_logits(text, params, model.config)
+    exact = batch.exact_logits(text, params, model.config, rules.cache_dtype)
     assert exact.dtype == np.float64
-    np.testing.assert_allclose(
-        exact, numgpt.forward(text, to_float64(params), model.config, logits_to_keep=1)[0], rtol=0, atol=1e-9
-    )
-    noise = np.random.default_rng(dice).uniform(-NEAR / 2, NEAR / 2, len(exact))
+    cache = numgpt.KVCache(model.config, rules.cache_dtype or np.float64)
+    expected = numgpt.forward(text, to_float64(params), model.config, cache, logits_to_keep=1)[0]
+    np.testing.assert_allclose(exact, expected, rtol=0, atol=1e-9)
+    near = NEAR_ROUNDED if rules.cache_dtype else NEAR
+    noise = np.random.default_rng(dice).uniform(-near / 2, near / 2, len(exact))
     choose = chooser(2, model.config, rules, stream=5)
     r = Running(number=5, prompt_length=2, text=text, cache=None, choose=choose, rules=rules)
-    chosen = choose_surely((exact + noise).astype(np.float32), r, params, model.config)
+    dtypes = {rules.cache_dtype}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch, "exact_logits", lambda *arguments: dtypes.add(arguments[3]) or exact)
+        chosen = choose_surely((exact + noise).astype(np.float32), r, params, model.config)
+    assert dtypes == {rules.cache_dtype}
     assert chosen == choose_one(exact, r, params, model.config)
 
 

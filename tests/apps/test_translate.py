@@ -41,7 +41,7 @@ def test_it_stops_as_soon_as_the_sentence_is_at_its_end(monkeypatch):
     [found] = translate(MODEL, "The king.", PAIRS)
     assert (found.text, found.translation) == (" Le roi. Il", "Le roi.")
     most = 3 * len(MODEL.tokenizer.encode("The king.")) + 20
-    assert asked == [{"max_new_tokens": most, "temperature": 0, "stop_strings": ["\n"]}]
+    assert asked == [{"max_new_tokens": most, "temperature": 0, "stop_strings": ["\n"], "cache_dtype": None}]
 
 
 def test_lines_and_sentences_are_translated_one_by_one(monkeypatch):

@@ -19,6 +19,7 @@ REPORT = {
     "model": "gpt2",
     "parameters": 124_439_808,
     "weight_bytes": 497_759_232,
+    "weights": None,
     "dtype": "float32",
     "rounds": 5,
     "machine": {

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from importlib import import_module
 
 import pytest
+from support.checkpoints import TOKENS, hub_tensors
 from support.cli import call, fails, pipe_in, run, tiny
 
 import numgpt
@@ -35,6 +37,52 @@ def test_help_shows_examples(capsys, command):
         cli.main([*command, "--help"])
     assert stop.value.code == 0
     assert "examples:\n  numgpt" in capsys.readouterr().out
+
+
+PROMPT = '{"prompt": "The king", "text": "The king said"}'
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "The king", "-n", "3"],
+        ["generate", "The king", "-n", "3", "--json", "--logprobs", "1"],
+        ["generate", "The king", "-n", "3", "--num-beams", "2"],
+        ["generate", "The king", "-n", "3", "--num-return-sequences", "2"],
+        ["generate", "--input", "FILE", "--output", "-", "-n", "3"],
+        ["score", "The king said"],
+        ["score", "--lambada", "FILE"],
+        ["score", "--input", "FILE", "--output", "-"],
+        ["chat", "-n", "3"],
+        ["summarize", "FILE"],
+        ["translate", "FILE"],
+    ],
+)
+def test_every_command_that_keeps_keys_and_values_can_do_so_in_half_the_room(
+    capsys, monkeypatch, tmp_path, babbler, command
+):
+    dtypes, make = set(), numgpt.KVCache.__init__
+
+    def watched(cache, *arguments, **options):
+        make(cache, *arguments, **options)
+        dtypes.add(str(cache.k.dtype))
+
+    monkeypatch.setattr(numgpt.KVCache, "__init__", watched)
+    (tmp_path / "in").write_text(PROMPT, encoding="utf-8")
+    command = [str(tmp_path / "in") if word == "FILE" else word for word in command]
+    for option, dtype in ([], "float32"), (["--cache", "float16"], "float16"):
+        pipe_in(monkeypatch, b"Hello!")
+        dtypes.clear()
+        assert call(capsys, *command, "-m", babbler, *option)[0] == 0
+        assert dtypes == {dtype}
+
+
+def test_an_error_about_the_cache_has_the_flag_in_it(capsys, tmp_path):
+    tensors = hub_tensors(TOKENS)
+    tensors["h.0.attn.c_attn.bias"][-1] = 7e4
+    path = tiny(tmp_path, tensors=tensors)
+    message = r"error: layer 0 has a key or value of 7e\+04, but float16 ends at 65504: give .* \(leave out --cache\)$"
+    assert re.search(message, fails(capsys, "score", "abc", "-m", path, "--cache", "float16").strip())
 
 
 @pytest.mark.parametrize("wrong", [[], ["sing"], ["generate", "--speed"], ["generate", "-n", "many"], ["tokenize"]])

@@ -570,7 +570,20 @@ def test_any_model_makes_a_right_page(browser, case):
     assert browser.messages() == []
 
 
-FIGURES = ["merges", "way", "numbers", "heads", "head", "lens", "parts", "next", "race", "surprise", "cache"]
+FIGURES = [
+    "merges",
+    "way",
+    "numbers",
+    "positions",
+    "heads",
+    "head",
+    "lens",
+    "parts",
+    "next",
+    "race",
+    "surprise",
+    "cache",
+]
 SAVED = """
 const names = [...document.querySelectorAll("figure")].map((one) => one.dataset.picture);
 return Object.fromEntries(names.map((name) => [name, pictureAsSvg(name)]));

@@ -1,5 +1,7 @@
 """A batch gives each prompt what `generate` gives it alone, whatever stands beside it."""
 
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -61,19 +63,26 @@ def test_the_controls_reach_each_text():
     assert generate_batch(prompts, PARAMS, CONFIG, **options) == [c.ids for c in alone(prompts, **options)]
 
 
-def test_no_more_run_at_once_than_asked_for_and_caches_are_used_again():
-    seen, caches = [], set()
+@pytest.mark.parametrize("size", [1, 3])
+def test_no_more_run_at_once_than_asked_for_and_no_more_caches_are_held(monkeypatch, size):
+    seen, held, new_cache = [], weakref.WeakSet(), batch.new_cache
 
     def spy(texts, params, config, own, **options):
         seen.append(len(texts))
-        caches.update(map(id, own))
         return fast.forward_batch(texts, params, config, own, **options)
 
-    generate_batch(
-        [[i] for i in range(1, 12)], PARAMS, CONFIG, max_new_tokens=4, seed=0, batch_size=3, forward_batch=spy
-    )
-    assert max(seen) == 3
-    assert len(caches) == 3
+    def watched(*arguments):
+        assert len(held) < size  # before there is one more
+        cache = new_cache(*arguments)
+        held.add(cache)
+        return cache
+
+    monkeypatch.setattr(batch, "new_cache", watched)
+
+    for config in CONFIG, CONFIG._replace(eos_token_id=None):  # without, all are done in the same round
+        options = {"max_new_tokens": 4, "seed": 0, "batch_size": size, "forward_batch": spy}
+        generate_batch([[i] for i in range(1, 12)], PARAMS, config, **options)
+    assert max(seen) == size
 
 
 def test_a_text_that_is_done_is_handed_out_before_the_others():

@@ -373,6 +373,7 @@ BAD_OPTIONS += [
     ("top_p", 1.5, "a number above 0 and up to 1, or None for off"),
     ("min_p", 1.5, "a number from 0 to 1, or None for off"),
     ("repetition_penalty", 0, "a number from 0.001 to 1000; 1 for off"),
+    *(("cache_dtype", x, "'float16', or None for that of the parameters") for x in ("float32", "int8", 16, "")),
 ]
 
 
@@ -615,15 +616,21 @@ def test_no_wrong_guess_stays_in_a_cache_wherever_it_is_left(guesses, taken):
         (
             KVCache(CONFIG, np.float64),
             {},
-            r"^cache: made for .* float64, .* needs .* float32 .*: KVCache\(config, .*\)$",
+            r"^cache: made for .* float64, .* needs .* float32 .*: KVCache\(config, .*\), or np\.float16$",
         ),
         (KVCache(CONFIG), {"overflow": "slide"}, "^cache .* which overflow='slide' does not keep: leave out one"),
         (KVCache(CONFIG), {"num_beams": 2}, "^cache .* which num_beams does not keep: leave out one of them$"),
+        (
+            KVCache(CONFIG, positions=7),
+            {},
+            "^cache has room for 7 positions, expected 8 or more: the text and max_new_",
+        ),
+        (KVCache(CONFIG), {"cache_dtype": "float16"}, "^cache_dtype is 'float16', but the cache has float32: leave it"),
     ],
 )
 def test_a_cache_that_can_not_be_gone_on_from_is_refused(cache, options, message):
     with pytest.raises(OptionError, match=message):
-        generate(PROMPT, PARAMS, CONFIG, max_new_tokens=1, cache=cache, **options)
+        generate(PROMPT, PARAMS, CONFIG, max_new_tokens=4, cache=cache, **options)
 
 
 def test_a_cache_that_holds_the_whole_text_is_refused():

@@ -16,6 +16,7 @@ from numgpt.cache import KVCache
 from numgpt.config import Config
 from numgpt.decoding.loop import generate
 from numgpt.errors import ContextError, OptionError, TokenError
+from numgpt.fast import cache
 from numgpt.fast import model as fast
 from numgpt.ops import ACTIVATIONS
 from numgpt.params import leaves, map_leaves, random_params
@@ -41,6 +42,7 @@ def pieces(request, monkeypatch):
     monkeypatch.setattr(fast, "CHUNK", request.param)
     monkeypatch.setattr(fast, "ROWS", request.param)
     monkeypatch.setattr(fast, "COLUMNS", 7 * request.param)
+    monkeypatch.setattr(cache, "WIDENED", 7 * request.param)
 
 
 def assert_equal(got, expected):
@@ -96,6 +98,23 @@ def test_float32_is_as_exact_as_the_readable_one():
     assert got.dtype == np.float32
     own = max(abs(plain - truth).max(), np.finfo(np.float32).eps * abs(truth).max())
     assert abs(got - truth).max() <= 4 * own
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=6))
+def test_with_a_cache_of_float16_it_is_the_readable_one_too(lengths):
+    """In float64 exactly. In float32 a last digit may decide to which side a key is rounded: that far it may be off."""
+
+    def run(forward, params, dtype):
+        held = KVCache(CONFIG, dtype)
+        parts = [part for part in np.split(ids, np.cumsum(lengths)) if len(part)]
+        return np.concatenate([forward(part, params, CONFIG, cache=held) for part in parts])
+
+    ids = np.random.default_rng(4).integers(0, 23, min(sum(lengths), 17))
+    expected = run(model.forward, PARAMS, np.float16)
+    assert_equal(run(fast.forward, PARAMS, np.float16), expected)
+    got = run(fast.forward, SINGLE, np.float16)
+    assert got.dtype == np.float32
+    assert abs(got - expected).max() <= abs(expected - run(model.forward, PARAMS, np.float64)).max() / 2
 
 
 acts = st.tuples(

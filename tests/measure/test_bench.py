@@ -19,8 +19,9 @@ from numgpt.measure import bench, machine
 SMALL = Config(n_vocab=9, n_ctx=5, n_embd=4, n_head=2, n_layer=2, eos_token_id=None)
 TINY = bench.Sizes(rounds=3, past=2, steps=4, batch=3, prompts=(5, 100), characters=500, read_bytes=1 << 17, product=16)
 FIGURES = [
-    "load", "decode", "prefill 5", "prefill 7", "batch of 3", "peak memory", "tokenizer characters", "tokenizer tokens",
-    "memory bandwidth", "matrix product",
+    "load", "decode", "prefill 5", "prefill 7", "batch of 3",
+    "decode, int8", "prefill 5, int8", "prefill 7, int8", "batch of 3, int8", "peak memory", "weights, int8",
+    "tokenizer characters", "tokenizer tokens", "memory bandwidth", "matrix product",
 ]  # fmt: skip
 
 
@@ -34,8 +35,8 @@ def folder(tmp_path):
 def half_a_second(monkeypatch):
     """A clock by which everything takes half a second."""
 
-    def clock(function, *arguments):
-        function(*arguments)
+    def clock(function, *arguments, **options):
+        function(*arguments, **options)
         return 0.5
 
     monkeypatch.setattr(bench, "clock", clock)
@@ -45,17 +46,16 @@ def half_a_second(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "itemsize", "expected"),
+    ("changes", "expected"),
     [
-        ({}, 4, 4 * (36 + 488 + 8)),
-        ({}, 8, 8 * (36 + 488 + 8)),
-        ({"n_ctx": 100}, 4, 4 * (36 + 488 + 8)),
-        ({"tie_word_embeddings": False}, 4, 4 * (36 + 488 + 8)),  # the head is read, wte is not
-        ({"n_layer": 1}, 4, 4 * (36 + 244 + 8)),
+        ({}, 36 + 488 + 8),
+        ({"n_ctx": 100}, 36 + 488 + 8),
+        ({"tie_word_embeddings": False}, 36 + 488 + 8),  # the head is read, wte is not
+        ({"n_layer": 1}, 36 + 244 + 8),
     ],
 )
-def test_a_step_reads_all_parameters_but_the_positions_and_the_head_once(changes, itemsize, expected):
-    assert bench.decode_bytes(SMALL._replace(**changes), itemsize) == expected
+def test_a_step_reads_all_parameters_but_the_positions_and_the_head_once(changes, expected):
+    assert bench.decode_numbers(SMALL._replace(**changes)) == expected
 
 
 def test_one_text_waits_for_memory_and_a_large_batch_for_arithmetic():
@@ -186,7 +186,7 @@ def test_figures_are_medians_of_rounds_and_the_first_load_is_left_out(folder, mo
     products = iter([1.0, 1.0, 90.0, 90.0, 2.0, 2.0])  # in each round with a vector, then of the square
     clock = bench.clock
 
-    def set_clock(function, *arguments):
+    def set_clock(function, *arguments, **options):
         times = {bench.load: loads, np.matmul: products}.get(function)
         return next(times) if times else clock(function, *arguments)
 
@@ -202,6 +202,13 @@ def test_float64_counts_eight_bytes(tmp_path):
     assert report["dtype"] == "float64"
     assert report["weight_bytes"] == 8 * report["parameters"]
     assert "float64" in report["figures"]["matrix product"]["about"]
+
+
+def test_weights_in_8_bits_are_measured_beside_float32_or_alone(folder):
+    beside, alone = bench.measure(folder, TINY), bench.measure(folder, TINY, weights="int8")
+    assert [name for name in alone["figures"] if "int8" in name] == []
+    assert beside["figures"]["weights, int8"]["value"] == pytest.approx(alone["weight_bytes"] / 1e6)
+    assert alone["figures"]["decode"]["limit"] > 0
 
 
 def test_without_a_tokenizer_its_figures_are_none(tmp_path):

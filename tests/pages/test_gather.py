@@ -315,3 +315,17 @@ def test_logits_that_overflow_float32_are_refused(ids, n_vocab):
     with np.errstate(all="ignore"), pytest.raises(CheckpointError, match="against overflow, run in float64"):
         gather(np.array(ids), large)
     gather(np.array(ids), small(n_vocab=n_vocab))
+
+
+def test_the_cosines_of_positions_are_those_of_their_vectors():
+    model = small(n_ctx=70)
+    model.params["wpe"][3] = 0
+    found = module.positions_data(model.params["wpe"])
+    places = found["places"]
+    assert (len(places), places[0], places[-1]) == (64, 0, 69)
+    cosines = iter(numbers(found["cosines"]))
+    for i, row in enumerate(places):
+        for column in places[: i + 1]:
+            x, y = model.params["wpe"][row], model.params["wpe"][column]
+            lengths = np.linalg.norm(x) * np.linalg.norm(y)
+            assert next(cosines) == pytest.approx(x @ y / lengths if lengths else 0, rel=5.1e-3, abs=1e-45)
