@@ -7,6 +7,7 @@ the whole process: it is changed only by leave of `steer_blas`, for the length o
 
 import ctypes
 import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 OWN_THREADS = 1  # what openblas_get_parallel answers; 0: none, 2: those of OpenMP, which keep a number for each caller
+LONGEST_WAIT = 22  # of idle threads, as a power of 2 in ticks of the processor
 
 steered = False
 
@@ -23,18 +25,26 @@ steered = False
 def steer_blas(yes: bool = True) -> bool:
     """Allow the forward pass to set the threads of OpenBLAS while it runs; with False, forbid it again.
 
-    Long prompts are read sooner then: attention runs on all cores, its heads in threads of their own, each of which
-    multiplies by itself. Meanwhile what other threads of this process multiply runs on one thread, too. The command
-    line allows it, a program that imports numgpt has to.
-    Returns whether it will be done: it can't where NumPy runs on another BLAS, or on an OpenBLAS without threads of its
-    own. All results are the same either way, to rounding.
+    Long prompts are read sooner then: what stands between the products runs on all cores, attention too, each thread of
+    which multiplies by itself. Meanwhile what other threads of this process multiply runs on one thread, too. The
+    command line allows it; a program that imports numgpt has to, and must have OPENBLAS_THREAD_TIMEOUT=20 in its
+    environment before NumPy is imported: idle threads of OpenBLAS otherwise keep the cores for 25 ms.
+    Returns whether it will be done: not without that timeout, and not where NumPy runs on another BLAS, or on an
+    OpenBLAS without threads of its own. All results are the same either way, to rounding.
 
     >>> steer_blas(False)
     False
     """
     global steered
-    steered = yes and ask_openblas("parallel", ctypes.c_int) == OWN_THREADS and thread_setter() is not None
+    own = ask_openblas("parallel", ctypes.c_int) == OWN_THREADS and thread_setter() is not None
+    steered = yes and rests_soon() and own
     return steered
+
+
+def rests_soon() -> bool:
+    """Whether the environment says that idle threads of OpenBLAS leave the cores within 2 ms."""
+    told = os.environ.get("OPENBLAS_THREAD_TIMEOUT", "")
+    return told.isdecimal() and 4 <= int(told) <= LONGEST_WAIT
 
 
 @contextmanager

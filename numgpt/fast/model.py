@@ -20,6 +20,7 @@ import numpy as np
 from numgpt.cache import KVCache
 from numgpt.checks import check_ids, check_logits_to_keep, check_room
 from numgpt.config import Config
+from numgpt.fast import blas
 from numgpt.fast.cache import extend, widened, write
 from numgpt.fast.cores import in_parts
 from numgpt.fast.matrices import Matrix, multiply, multiply_vector
@@ -33,9 +34,14 @@ COLUMNS, TOKENS = 2048, 16384  # tokens that several positions are scored for at
 MANY = 1 << 19  # numbers from which on a step between the products runs in parts
 
 
+def parts_for(n: int) -> int | None:
+    """In how many parts a step on n numbers runs: None for all cores, where it pays and BLAS leaves them."""
+    return None if n >= MANY and blas.steered else 1
+
+
 def by_rows(function: Callable[..., Any], arrays: Sequence[np.ndarray], *arguments: Any) -> None:
     """Call function(*arrays, *arguments), for large arrays on parts of their rows that run at the same time."""
-    parts = None if sum(x.size for x in arrays) >= MANY else 1
+    parts = parts_for(sum(x.size for x in arrays))
     in_parts(lambda a, b: function(*(x[a:b] for x in arrays), *arguments), len(arrays[0]), parts)
 
 
@@ -160,8 +166,7 @@ def attend_by_heads(q: np.ndarray, k: np.ndarray, v: np.ndarray, z: np.ndarray, 
             else:
                 attend(q[heads], wide_k, wide_v, z[:, heads], space[heads].reshape(-1))
 
-    parts = None if q.shape[0] * q.shape[1] * k.shape[1] >= MANY else 1
-    in_parts(part, len(q), parts, multiplies=True)
+    in_parts(part, len(q), parts_for(q.shape[0] * q.shape[1] * k.shape[1]), multiplies=True)
 
 
 def padded(n: int) -> int:

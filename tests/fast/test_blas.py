@@ -14,6 +14,7 @@ from numgpt.fast.cores import in_parts
 def anew(monkeypatch):
     """Nothing is known of OpenBLAS from before, and nothing is left to those that come after."""
     monkeypatch.setattr(blas, "steered", False)
+    monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", "20")
     blas.find_function.cache_clear()
     yield
     blas.find_function.cache_clear()
@@ -107,6 +108,17 @@ def test_an_openblas_without_threads_of_its_own_is_left_alone(monkeypatch, paral
     assert not blas.steer_blas()
     assert in_parts(lambda start, stop: (start, stop), 4, 2, multiplies=True) == [(0, 4)]
     assert numbers == [2]
+
+
+@pytest.mark.parametrize("told", [None, "", "26", "2", "soon"])
+def test_it_is_left_alone_where_its_idle_threads_keep_the_cores(monkeypatch, told):
+    functions, _ = openblas()
+    put(monkeypatch, **functions)
+    assert blas.steer_blas()
+    monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT")
+    if told is not None:
+        monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", told)
+    assert not blas.steer_blas()
 
 
 def test_the_openblas_in_numpys_wheels_is_set_and_set_back():
