@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import numgpt
 from numgpt.cli.terminal import add_model_settings, discard_output, exit_at_ctrl_c, expand_home, fail, say
-from numgpt.cli.threads import limit_threads
+from numgpt.cli.threads import set_threads
 from numgpt.errors import NumgptError, OptionError
 
 GROUPS = {  # name -> the module of this room that has it, and a line about it
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         argv = sys.argv[1:] if argv is None else argv
         args = parser(next((word for word in argv if not word.startswith("-")), "")).parse_args(argv)
         expand_home(args)
-        limit_threads(args.kind)
+        set_threads(args.kind)
         with exit_at_ctrl_c():
             import numpy as np
 

@@ -330,10 +330,9 @@ def multiply(x: np.ndarray, w: Matrix, out: np.ndarray) -> np.ndarray:
     return np.matmul(x, w, out=out)
 
 
-def multiply_vector(x: np.ndarray, w: Matrix) -> np.ndarray:
-    """x @ w of a vector [in] and a matrix of any kind [in, out]."""
+def multiply_vector(x: np.ndarray, w: Matrix, out: np.ndarray) -> np.ndarray:
+    """Write x @ w to an array: a vector x [in], a matrix of any kind [in, out], out [out]."""
     if isinstance(w, np.ndarray):
-        return x @ w
-    out = np.empty(w.shape[1], np.float32)
+        return x.dot(w, out)
     multiply(x[None], w, out[None])
     return out

@@ -13,7 +13,6 @@ in turns, with the trick and without.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,13 +30,13 @@ CHUNK = 128  # queries whose scores are computed at a time
 SCORES = 1 << 19  # how many scores are computed at a time, if those of a chunk in a single head are not more
 ROWS = 32  # positions of an MLP that are activated at a time
 COLUMNS, TOKENS = 2048, 16384  # tokens that several positions are scored for at a time, and that one is
-MANY = 256  # rows from which on what stands between the products runs in parts
+MANY = 1 << 19  # numbers from which on a step between the products runs in parts
 
 
 def by_rows(function: Callable[..., Any], arrays: Sequence[np.ndarray], *arguments: Any) -> None:
-    """Call function(*arrays, *arguments), for many rows on parts of them that run at the same time."""
-    n = len(arrays[0])
-    in_parts(lambda a, b: function(*(x[a:b] for x in arrays), *arguments), n, None if n >= MANY else 1)
+    """Call function(*arrays, *arguments), for large arrays on parts of their rows that run at the same time."""
+    parts = None if sum(x.size for x in arrays) >= MANY else 1
+    in_parts(lambda a, b: function(*(x[a:b] for x in arrays), *arguments), len(arrays[0]), parts)
 
 
 def layer_norm(x: np.ndarray, g: np.ndarray, b: np.ndarray, eps: float, out: np.ndarray | None = None) -> np.ndarray:
@@ -79,9 +78,12 @@ def add_and_scale(qkv: np.ndarray, b: np.ndarray, scale: float) -> None:
     qkv[:, : len(b) // 3] *= scale
 
 
-def gelu_in_place(x: np.ndarray) -> None:
-    """`ops.gelu`, with (1 + tanh u) / 2 written as 1 / (1 + exp(-2u)): seven steps instead of nine."""
-    u = x * x
+def gelu_in_place(x: np.ndarray, space: np.ndarray | None = None) -> None:
+    """`ops.gelu`, with (1 + tanh u) / 2 written as 1 / (1 + exp(-2u)): seven steps instead of nine.
+
+    space  an array as x is, to compute in; None for a new one
+    """
+    u = np.multiply(x, x, space)
     u *= -2 * math.sqrt(2 / math.pi) * 0.044715
     u -= 2 * math.sqrt(2 / math.pi)
     u *= x  # -2u
@@ -91,7 +93,7 @@ def gelu_in_place(x: np.ndarray) -> None:
 
 
 def activate(hidden: np.ndarray, b: np.ndarray, activation: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Add the bias and apply the activation, a few rows at a time, which stay in the cache from step to step.
+    """Add the bias and apply the activation, in place, some rows at a time, which stay in the cache from step to step.
 
     With gelu_in_place: a prompt of 1,024 at 704 instead of 633.
     """
@@ -131,28 +133,35 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, z: np.ndarray, space: np
             z[start:stop, a:b] = part.swapaxes(0, 1)
 
 
-def attend_once(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+def attend_once(q: np.ndarray, k: np.ndarray, v: np.ndarray, z: np.ndarray, space: np.ndarray | None = None) -> None:
     """`attend` of a single query, which sees all keys, in the fewest steps.
 
-    q [H, 1, D] scaled, k, v [H, S, D]
-    Returns z [H, 1, D].
+    q     [H, 1, D] scaled, k, v [H, S, D]
+    z     [H, 1, D]: where the result goes
+    space [H, 1, S]: where the scores are computed; None for a new array
     """
-    weights = q @ k.swapaxes(-1, -2)  # [H, 1, S]
+    weights = np.matmul(q, k.swapaxes(-1, -2), space)
     weights -= np.maximum.reduce(weights, axis=-1, keepdims=True)
-    np.exp(weights, out=weights)
-    z = weights @ v
+    np.exp(weights, weights)
+    np.matmul(weights, v, z)
     z /= np.add.reduce(weights, axis=-1, keepdims=True)
-    return z
 
 
-def attend_all(work: Sequence[Sequence[np.ndarray]], space: np.ndarray, a: int, b: int) -> None:
-    """`attend` in the heads from a to b, text by text."""
-    for q, all_k, all_v, z in work:
-        for heads, k, v in widened(all_k, all_v, a, b):
+def attend_by_heads(q: np.ndarray, k: np.ndarray, v: np.ndarray, z: np.ndarray, space: np.ndarray) -> None:
+    """`attend` to keys and values that may be those of a cache of float16, on all cores where there are many scores.
+
+    space [H, ...]
+    """
+
+    def part(a: int, b: int) -> None:
+        for heads, wide_k, wide_v in widened(k, v, a, b):
             if len(z) == 1:
-                z[0, heads] = attend_once(q[heads], k, v)[:, 0]
+                attend_once(q[heads], wide_k, wide_v, z[0, heads, None])
             else:
-                attend(q[heads], k, v, z[:, heads], space[heads].reshape(-1))
+                attend(q[heads], wide_k, wide_v, z[:, heads], space[heads].reshape(-1))
+
+    parts = None if q.shape[0] * q.shape[1] * k.shape[1] >= MANY else 1
+    in_parts(part, len(q), parts, multiplies=True)
 
 
 def padded(n: int) -> int:
@@ -162,6 +171,8 @@ def padded(n: int) -> int:
 
 def score_tokens(x: np.ndarray, head: Matrix) -> np.ndarray:
     """x @ head.T, for several rows a part of the vocabulary at a time: 8 rows take 12 ms instead of 17."""
+    if len(x) == 1 and isinstance(head, np.ndarray) and len(head) <= TOKENS:
+        return head.dot(x[0])[None]
     logits = np.empty((len(x), len(head)), x.dtype)
     step = TOKENS if len(x) == 1 else COLUMNS
     for start in range(0, len(head), step):
@@ -169,13 +180,15 @@ def score_tokens(x: np.ndarray, head: Matrix) -> np.ndarray:
     return logits
 
 
-def layer_norm_of_one(x: np.ndarray, g: np.ndarray, b: np.ndarray, eps: float) -> np.ndarray:
-    """`ops.layer_norm` of a single vector [C], whose mean and variance are numbers of Python."""
-    C = len(x)
-    y = x - np.add.reduce(x) / C
-    y *= 1 / math.sqrt(float(y @ y) / C + eps)
-    y *= g
-    y += b
+def layer_norm_of_one(x: np.ndarray, ln: Params, eps: float, share: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """`ops.layer_norm` of a single vector [C], whose mean and variance are numbers of Python.
+
+    share [C] is 1 / C throughout: x times share is the mean, which BLAS takes sooner than `add.reduce`.
+    """
+    y = np.subtract(x, x.dot(share), out)
+    y *= 1 / math.sqrt(float(y.dot(y)) / len(x) + eps)
+    y *= ln["g"]
+    y += ln["b"]
     return y
 
 
@@ -187,28 +200,40 @@ def forward_one(i: int, params: Params, config: Config, cache: KVCache) -> np.nd
 
     Returns logits [1, V].
     """
-    H, C, D, past = config.n_head, config.n_embd, config.head_size, len(cache)
+    H, C, D, F, past = config.n_head, config.n_embd, config.head_size, config.mlp_width, len(cache)
     eps, activation = config.layer_norm_epsilon, ACTIVATIONS[config.activation_function]
     x = params["wte"][i] + params["wpe"][past]  # [C]
-    z = np.empty((H, 1, D), x.dtype)
-    for layer, p in enumerate(params["h"]):
-        attn, mlp = p["attn"], p["mlp"]
-        qkv = multiply_vector(layer_norm_of_one(x, **p["ln_1"], eps=eps), attn["c_attn"]["w"])
-        qkv += attn["c_attn"]["b"]
-        qkv[:C] *= attention_scale(config, layer)
-        q, *new = qkv.reshape(3, H, 1, D)
-        for heads, k, v in extend(cache, layer, *new):
-            z[heads] = attend_once(q[heads], k, v)
-        y = multiply_vector(z.reshape(C), attn["c_proj"]["w"])
-        y += attn["c_proj"]["b"]
-        x += y
-        hidden = multiply_vector(layer_norm_of_one(x, **p["ln_2"], eps=eps), mlp["c_fc"]["w"])
-        activate(hidden[None], mlp["c_fc"]["b"], activation)
-        y = multiply_vector(hidden, mlp["c_proj"]["w"])
-        y += mlp["c_proj"]["b"]
-        x += y
+    y, z, qkv, hidden, u, scores = (np.empty(n, x.dtype) for n in (C, (H, 1, D), 3 * C, F, F, (H, 1, past + 1)))
+    q, k, v = qkv.reshape(3, H, 1, D)
+    joined, share = z.reshape(C), np.full(C, 1 / C, x.dtype)
+    scales = [attention_scale(config, layer) for layer in range(config.n_layer)]
+    with np.errstate(over="ignore"):  # of gelu_in_place
+        for layer, p in enumerate(params["h"]):
+            attn, mlp = p["attn"], p["mlp"]
+            layer_norm_of_one(x, p["ln_1"], eps, share, y)
+            multiply_vector(y, attn["c_attn"]["w"], qkv)
+            qkv += attn["c_attn"]["b"]
+            q *= scales[layer]
+            if cache.k.dtype == x.dtype:
+                attend_once(q, *cache.extend(layer, k, v), z, scores)
+            else:
+                for heads, wide_k, wide_v in extend(cache, layer, k, v):
+                    attend_once(q[heads], wide_k, wide_v, z[heads])
+            multiply_vector(joined, attn["c_proj"]["w"], y)
+            y += attn["c_proj"]["b"]
+            x += y
+            layer_norm_of_one(x, p["ln_2"], eps, share, y)
+            multiply_vector(y, mlp["c_fc"]["w"], hidden)
+            hidden += mlp["c_fc"]["b"]
+            if activation is gelu:
+                gelu_in_place(hidden, u)
+            else:
+                hidden = activation(hidden)
+            multiply_vector(hidden, mlp["c_proj"]["w"], y)
+            y += mlp["c_proj"]["b"]
+            x += y
     cache.advance(1)
-    return score_tokens(layer_norm_of_one(x, **params["ln_f"], eps=eps)[None], output_head(params))
+    return score_tokens(layer_norm_of_one(x, params["ln_f"], eps, share, y)[None], output_head(params))
 
 
 def forward(
@@ -305,7 +330,6 @@ class Pass:
         heads = self.qkv.reshape(M, 3, H, D).transpose(1, 2, 0, 3)  # [3, H, M, D]
         is_last = layer == config.n_layer - 1
         kept = 0
-        work = []  # q [H, T, D], k, v [H, S, D] and z [T, H, D] of each text
         for cache, (start, stop, keep) in zip(self.caches, self.spans, strict=True):
             q, *new = heads[:, :, start:stop]
             k, v = write(cache, layer, *new)
@@ -314,11 +338,10 @@ class Pass:
                 x[kept : kept + keep] = x[stop - keep : stop]
                 start, stop = kept, kept + keep
                 kept = stop
-            work.append((q, k, v, z[start:stop]))
+            attend_by_heads(q, k, v, z[start:stop], self.space)
         if is_last and kept < self.N:
             M = padded(kept)
             x, z, y, hidden = self.x, self.z, self.y, self.hidden = x[:M], z[:M], y[:M], hidden[:M]
-        in_parts(partial(attend_all, work, self.space), H, None if M >= MANY else 1, multiplies=True)
         multiply(z.reshape(M, C), attn["c_proj"]["w"], out=y)
         by_rows(add_and_normalise, (x, y), attn["c_proj"]["b"], p["ln_2"], eps)
         multiply(y, mlp["c_fc"]["w"], out=hidden)

@@ -4,13 +4,16 @@ With GPT-2's vocabulary and top_k 40, that takes 0.4 ms instead of 1.4; with top
 """
 
 import math
+import threading
 from collections.abc import Sequence
 
 import numpy as np
 
 from numgpt.checks import check_finite
 from numgpt.ops import softmax
-from numgpt.sampling import Control, OfLogits, Text, draw, exponentials_of, random_words, temperature, top_k
+from numgpt.sampling import Control, OfLogits, Text, draw, exponentials_of, temperature, top_k
+
+generators = threading.local()  # one for each thread: a new one takes ten times as long as to set one
 
 
 def contenders(logits: np.ndarray, k: int) -> np.ndarray:
@@ -24,6 +27,21 @@ def contenders(logits: np.ndarray, k: int) -> np.ndarray:
     with np.errstate(over="ignore"):
         margin = 1e-6 + 1e-6 * (logits.max() - kth)
         return np.flatnonzero(logits >= kth - margin)
+
+
+def random_words(seed: int, stream: int, position: int, n: int) -> np.ndarray:
+    """`sampling.random_words`, by a generator that is there: 14 us instead of 22 for the 4,096 of the storyteller."""
+    if not hasattr(generators, "philox"):
+        generators.philox = np.random.Philox(key=[0, 0])
+    generators.philox.state = {
+        "bit_generator": "Philox",
+        "state": {"counter": [0, position, 0, 0], "key": [seed, stream]},
+        "buffer": [0, 0, 0, 0],
+        "buffer_pos": 4,  # nothing is left in it
+        "has_uint32": 0,
+        "uinteger": 0,
+    }
+    return generators.philox.random_raw(n)
 
 
 def most_kept(controls: Sequence[OfLogits]) -> int | None:
@@ -54,7 +72,7 @@ def sample(logits: np.ndarray, text: Text, controls: Sequence[Control] = (), see
         logits = logits.astype(np.float64)
     for control in controls[: len(controls) - len(of_logits)]:  # those that look at the text need all logits
         logits = control(logits, text)
-    if of_logits and of_logits[0] == OfLogits(temperature, 0):
+    if of_logits and of_logits[0].function is temperature and of_logits[0].setting == 0:
         return int(logits.argmax())
     kept: np.ndarray | None = None  # the ids that are left, where not all of them are
     k = most_kept(of_logits)

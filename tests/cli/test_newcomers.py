@@ -310,8 +310,19 @@ def test_under_a_quota_blas_has_as_many_threads_as_may_run(monkeypatch):
     monkeypatch.setattr(threads, "cpu_quota", lambda: 1.2)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.delenv("OPENBLAS_NUM_THREADS")
-    threads.limit_threads("generate")
+    monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", "")
+    threads.set_threads("generate")
     assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "5")
-    threads.limit_threads("generate")
+    threads.set_threads("generate")
     assert os.environ["OPENBLAS_NUM_THREADS"] == "5"
+
+
+def test_how_long_threads_wait_for_work_is_set_unless_somebody_has(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", "26")
+    threads.set_threads("generate")
+    assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == "26"
+    monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT")
+    threads.set_threads("generate")
+    assert 4 <= int(os.environ["OPENBLAS_THREAD_TIMEOUT"]) <= 30

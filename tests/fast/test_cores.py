@@ -23,6 +23,16 @@ def test_the_parts_are_the_range_in_order(n, parts):
     assert max(map(len, found)) - min(map(len, found)) <= 1
 
 
+def test_there_are_as_many_cores_as_openblas_was_told(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "5")
+    assert cores.count_cores() == 5
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    assert cores.count_cores() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
+    assert 1 <= cores.count_cores() <= os.cpu_count()
+
+
 def test_the_parts_run_at_the_same_time():
     both = threading.Barrier(2, timeout=10)
     assert in_parts(lambda start, stop: both.wait() >= 0, 2, parts=2) == [True, True]

@@ -1,14 +1,17 @@
 """The fast sample: it must give what the readable one gives."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.sampling import LOW, kept, narrow, process, sample
 
+from numgpt import sampling
 from numgpt.decoding.controls import Sampling
 from numgpt.errors import OptionError
-from numgpt.fast.sampling import contenders
+from numgpt.fast.sampling import contenders, random_words
 from numgpt.ops import softmax
 from numgpt.sampling import draw, exponentials
 
@@ -56,6 +59,17 @@ def test_contenders_at_the_ends_of_the_range_do_not_warn(dtype):
     largest = float(np.finfo(dtype).max)
     assert 1 in contenders(np.array([-largest, largest, -largest, LOW], dtype), 2)
     assert len(contenders(np.array([-largest, largest, -largest, LOW], dtype), 2)) >= 3
+
+
+words = st.integers(0, 2**64 - 1)
+
+
+@given(words, words, st.integers(0, 2**32), st.integers(0, 9))
+def test_the_generator_that_is_there_gives_the_words_of_a_new_one(seed, stream, position, n):
+    expected = sampling.random_words(seed, stream, position, n)
+    np.testing.assert_array_equal(random_words(seed, stream, position, n), expected)
+    with ThreadPoolExecutor(1) as pool:  # which has a generator of its own
+        np.testing.assert_array_equal(pool.submit(random_words, seed, stream, position, n).result(), expected)
 
 
 def test_contenders_are_few():
