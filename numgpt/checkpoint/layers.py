@@ -51,7 +51,5 @@ def read_by_layer(
         layer = {path.removeprefix(start): tensor for path, tensor in given.items() if path.startswith(start)}
         return read_tree(layer, shapes["h"][i], dtype, weights)
 
-    return {
-        **read_tree(others, {name: shape for name, shape in shapes.items() if name != "h"}, dtype, weights),
-        "h": Layers(config.n_layer, read),
-    }
+    top = read_tree(others, {name: shape for name, shape in shapes.items() if name != "h"}, dtype, weights)
+    return {name: top[name] if name in top else Layers(config.n_layer, read) for name in shapes}

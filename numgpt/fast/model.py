@@ -176,7 +176,7 @@ def padded(n: int) -> int:
 
 def score_tokens(x: np.ndarray, head: Matrix) -> np.ndarray:
     """x @ head.T, for several rows a part of the vocabulary at a time: 8 rows take 12 ms instead of 17."""
-    if len(x) == 1 and isinstance(head, np.ndarray):
+    if len(x) == 1 and isinstance(head, np.ndarray) and len(head) <= TOKENS:
         return head.dot(x[0])[None]
     logits = np.empty((len(x), len(head)), x.dtype)
     step = TOKENS if len(x) == 1 else COLUMNS
@@ -281,36 +281,61 @@ def forward_batch(
     >>> [logits.shape for logits in forward_batch([[46, 1198], [464]], m.params, m.config)]
     [(2, 4096), (1, 4096)]
     """
-    caches = [None] * len(texts) if caches is None else caches
-    rows = [check_ids(ids, config.n_vocab) for ids in texts]
-    pasts = [check_room(len(ids), cache, config, params["wte"].dtype) for ids, cache in zip(rows, caches, strict=True)]
-    check_logits_to_keep(logits_to_keep)
-    eps, activation = config.layer_norm_epsilon, ACTIVATIONS[config.activation_function]
-    H, C, D, F = config.n_head, config.n_embd, config.head_size, config.mlp_width
-    wte, wpe = params["wte"], params["wpe"]
-
-    # The rows of each text: where they begin and end, and how many of the last ones have logits to keep.
-    spans, N = [], 0
-    for ids in rows:
-        spans.append((N, N + len(ids), min(len(ids), logits_to_keep) or len(ids)))
-        N += len(ids)
-    M = padded(N)
-    x, z = np.zeros((M, C), wte.dtype), np.zeros((M, H, D), wte.dtype)
-    y, qkv, hidden = (np.empty((M, n), wte.dtype) for n in (C, 3 * C, F))
-    room = max((min(len(ids), CHUNK) * (past + len(ids)) for ids, past in zip(rows, pasts, strict=True)), default=0)
-    space = np.empty((H, room), wte.dtype)  # for the scores of a chunk of queries
-
-    for ids, past, (start, stop, _) in zip(rows, pasts, spans, strict=True):
-        np.add(wte[ids], wpe[past : past + len(ids)], out=x[start:stop])
+    passing = Pass(texts, params, config, caches, logits_to_keep)
     for layer, p in enumerate(params["h"]):
+        passing.go_through(layer, p)
+    return passing.logits()
+
+
+class Pass:
+    """Several texts on their way through the model: `forward_batch`, a layer at a time.
+
+    The arguments are those of forward_batch.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[Ids],
+        params: Params,
+        config: Config,
+        caches: Sequence[KVCache | None] | None = None,
+        logits_to_keep: int = 0,
+    ) -> None:
+        self.params, self.config = params, config
+        self.caches = [None] * len(texts) if caches is None else list(caches)
+        wte, wpe = params["wte"], params["wpe"]
+        rows = [check_ids(ids, config.n_vocab) for ids in texts]
+        pasts = [check_room(len(ids), cache, config, wte.dtype) for ids, cache in zip(rows, self.caches, strict=True)]
+        check_logits_to_keep(logits_to_keep)
+
+        # The rows of each text: where they begin and end, and how many of the last ones have logits to keep.
+        self.spans: list[tuple[int, int, int]] = []
+        self.N = 0
+        for ids in rows:
+            self.spans.append((self.N, self.N + len(ids), min(len(ids), logits_to_keep) or len(ids)))
+            self.N += len(ids)
+        H, C, D, F = config.n_head, config.n_embd, config.head_size, config.mlp_width
+        M = padded(self.N)
+        self.x, self.z = np.zeros((M, C), wte.dtype), np.zeros((M, H, D), wte.dtype)
+        self.y, self.qkv, self.hidden = (np.empty((M, n), wte.dtype) for n in (C, 3 * C, F))
+        sizes = (min(len(ids), CHUNK) * (past + len(ids)) for ids, past in zip(rows, pasts, strict=True))
+        self.space = np.empty((H, max(sizes, default=0)), wte.dtype)  # for the scores of a chunk of queries
+        for ids, past, (start, stop, _) in zip(rows, pasts, self.spans, strict=True):
+            np.add(wte[ids], wpe[past : past + len(ids)], out=self.x[start:stop])
+
+    def go_through(self, layer: int, p: Params) -> None:
+        """One layer, with its parameters: they are not held beyond."""
+        config, eps = self.config, self.config.layer_norm_epsilon
+        H, C, D = config.n_head, config.n_embd, config.head_size
+        x, y, z, hidden, M = self.x, self.y, self.z, self.hidden, len(self.x)
         attn, mlp = p["attn"], p["mlp"]
         by_rows(normalise, (x, y), p["ln_1"], eps)
-        multiply(y, attn["c_attn"]["w"], out=qkv)
-        by_rows(add_and_scale, (qkv,), attn["c_attn"]["b"], attention_scale(config, layer))
-        heads = qkv.reshape(M, 3, H, D).transpose(1, 2, 0, 3)  # [3, H, M, D]
+        multiply(y, attn["c_attn"]["w"], out=self.qkv)
+        by_rows(add_and_scale, (self.qkv,), attn["c_attn"]["b"], attention_scale(config, layer))
+        heads = self.qkv.reshape(M, 3, H, D).transpose(1, 2, 0, 3)  # [3, H, M, D]
         is_last = layer == config.n_layer - 1
         kept = 0
-        for cache, (start, stop, keep) in zip(caches, spans, strict=True):
+        for cache, (start, stop, keep) in zip(self.caches, self.spans, strict=True):
             q, *new = heads[:, :, start:stop]
             k, v = write(cache, layer, *new)
             if is_last:  # move up the rows to keep
@@ -318,21 +343,25 @@ def forward_batch(
                 x[kept : kept + keep] = x[stop - keep : stop]
                 start, stop = kept, kept + keep
                 kept = stop
-            attend_by_heads(q, k, v, z[start:stop], space)
-        if is_last and kept < N:
+            attend_by_heads(q, k, v, z[start:stop], self.space)
+        if is_last and kept < self.N:
             M = padded(kept)
-            x, z, y, hidden = x[:M], z[:M], y[:M], hidden[:M]
+            x, z, y, hidden = self.x, self.z, self.y, self.hidden = x[:M], z[:M], y[:M], hidden[:M]
         multiply(z.reshape(M, C), attn["c_proj"]["w"], out=y)
         by_rows(add_and_normalise, (x, y), attn["c_proj"]["b"], p["ln_2"], eps)
         multiply(y, mlp["c_fc"]["w"], out=hidden)
-        by_rows(activate, (hidden,), mlp["c_fc"]["b"], activation)
+        by_rows(activate, (hidden,), mlp["c_fc"]["b"], ACTIVATIONS[config.activation_function])
         multiply(hidden, mlp["c_proj"]["w"], out=y)
         by_rows(add, (x, y), mlp["c_proj"]["b"])
-    logits = score_tokens(layer_norm(x, **params["ln_f"], eps=eps), output_head(params))
-    results, end = [], 0
-    for cache, (start, stop, keep) in zip(caches, spans, strict=True):
-        if cache is not None:
-            cache.advance(stop - start)
-        results.append(logits[end : end + keep])
-        end += keep
-    return results
+
+    def logits(self) -> list[np.ndarray]:
+        """Return the logits behind the last layer, and count the new positions of the caches."""
+        x = layer_norm(self.x, **self.params["ln_f"], eps=self.config.layer_norm_epsilon)
+        logits = score_tokens(x, output_head(self.params))
+        results, end = [], 0
+        for cache, (start, stop, keep) in zip(self.caches, self.spans, strict=True):
+            if cache is not None:
+                cache.advance(stop - start)
+            results.append(logits[end : end + keep])
+            end += keep
+        return results

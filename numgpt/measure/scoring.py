@@ -6,15 +6,19 @@ Sources: "Perplexity of fixed-length models" in the documentation of Transformer
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from copy import copy
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from numgpt import fast
 from numgpt.cache import KVCache
+from numgpt.checkpoint.layers import Layers
 from numgpt.checks import check_ids, check_option, is_integer
 from numgpt.decoding.rules import check_cache_dtype
 from numgpt.errors import CheckpointError, OptionError, TokenError
+from numgpt.fast.model import Pass
 from numgpt.model import Ids, Model, tokenizer_of
 from numgpt.tokenizer import Tokenizer
 
@@ -241,11 +245,41 @@ def predict(
     A cache lets the model give logits of ROWS positions at a time, so that they never fill more memory than that.
     """
     positions = min(max(len(ids) - 1, 1), model.config.n_ctx)
-    cache = KVCache(model.config, cache_dtype or model.params["wte"].dtype, positions)
+    dtype = cache_dtype or model.params["wte"].dtype
+    if isinstance(model.params["h"], Layers) and forward is fast.forward:
+        yield from predict_by_layer(ids, first, model, dtype, positions)
+        return
+    cache = KVCache(model.config, dtype, positions)
     for at in range(first, len(ids), ROWS):
         stop = min(at + ROWS, len(ids))
         new = ids[len(cache) : stop - 1]
         yield from forward(new, model.params, model.config, cache=cache, logits_to_keep=stop - at)
+
+
+def predict_by_layer(ids: list[int], first: int, model: Model, dtype: Any, positions: int) -> Iterator[np.ndarray]:
+    """`predict` of a model whose layers stay in their file: each is read once, and all the text goes through it.
+
+    The parts of the text and all products are those of `predict`, so the logits are the same to the bit. Keys and
+    values are kept of one layer: the next one writes over them.
+    """
+    config = model.config
+    held = KVCache(config._replace(n_layer=1), dtype, positions)
+    for name in "k", "v":  # a cache of all layers in the memory of one
+        x = getattr(held, name)
+        setattr(held, name, as_strided(x, (config.n_layer, *x.shape[1:]), (0, *x.strides[1:])))
+    parts: list[Pass] = []
+    for at in range(first, len(ids), ROWS):
+        stop = min(at + ROWS, len(ids))
+        cache = copy(held)
+        cache.advance(at - 1 if parts else 0)
+        parts.append(Pass([ids[len(cache) : stop - 1]], model.params, config, [cache], logits_to_keep=stop - at))
+    for layer in range(config.n_layer):
+        p = model.params["h"][layer]
+        for part in parts:
+            part.go_through(layer, p)
+        del p  # before the next one is read
+    for part in parts:
+        yield from part.logits()[0]
 
 
 def log_prob(logits: np.ndarray, i: int) -> float:

@@ -155,8 +155,10 @@ def test_a_model_of_each_kind_computes_what_its_numbers_give(kind, tied):
         np.testing.assert_allclose(found, expected[:n], rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("tokens_at_a_time", [64, 1000])
 @pytest.mark.parametrize("kind", ["F16", "BF16"])
-def test_logits_of_kept_halfs_are_those_of_float32_to_the_bit(kind):
+def test_logits_of_kept_halfs_are_those_of_float32_to_the_bit(kind, tokens_at_a_time, monkeypatch):
+    monkeypatch.setattr("numgpt.fast.model.TOKENS", tokens_at_a_time)
     model, _ = a_model(kind)
     widened = map_leaves(lambda path, x: np.asarray(x), model.params)
     ids = np.random.default_rng(2).integers(CONFIG.n_vocab, size=30)
