@@ -8,7 +8,7 @@ memory streams, and how little time passes between two matrices. Many tokens at 
 what counts is arithmetic, and how far arrays stay in the processor's cache between two steps.
 
 Gains named below are in tokens/s of 124M parameters in float32, on 2 cores of an AMD EPYC with AVX2: medians of rounds
-in turns, with the trick and without.
+in turns, with the trick and without. Where a Xeon is named, it has AVX-512 and 2 MB of L2 cache for each of 2 cores.
 """
 
 import math
@@ -29,9 +29,9 @@ from numgpt.ops import ACTIVATIONS, causal_mask, gelu
 
 CHUNK = 128  # queries whose scores are computed at a time
 SCORES = 1 << 19  # how many scores are computed at a time, if those of a chunk in a single head are not more
-ROWS = 32  # positions of an MLP that are activated at a time
+ROWS = 32  # positions of an MLP that are activated at a time: with 16, two threads wait too often for Python's lock
 COLUMNS, TOKENS = 2048, 16384  # tokens that several positions are scored for at a time, and that one is
-MANY = 1 << 19  # numbers from which on a step between the products runs in parts
+MANY = 1 << 19  # numbers from which on a step between the products runs in parts: to wake a thread takes some 50 us
 
 
 def parts_for(n: int) -> int | None:
@@ -120,7 +120,8 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, z: np.ndarray, space: np
     z     [T, H, D]: where the result goes
     space where the scores of a chunk are computed
     A chunk leaves out the keys behind it, which together are the masked half of all scores: a prompt of 1,024 at 633
-    instead of 399. That its scores have a place of their own, which is used again, brings 10 % more.
+    instead of 399. That its scores have a place of their own, which is used again, brings 10 % more. Three heads at a
+    time take 17.6 ms in two threads, six 25.6, and all twelve in one thread 28.4, on a Xeon.
     """
     T, S = q.shape[1], k.shape[1]
     step = max(1, SCORES // (min(T, CHUNK) * S))  # heads whose scores stay in the cache from step to step
@@ -200,8 +201,10 @@ def layer_norm_of_one(x: np.ndarray, ln: Params, eps: float, share: np.ndarray, 
 def forward_one(i: int, params: Params, config: Config, cache: KVCache) -> np.ndarray:
     """`forward` of one token with a cache: the same steps on vectors [C], with as little as possible between matrices.
 
-    At 32 tokens of past, 5 % faster than `forward_batch` of one row for 124M parameters, and 49 % for the storyteller,
-    whose matrices take no longer than what stands between them.
+    For the storyteller, 33 % faster than `forward_batch` of one row, in one thread of a Xeon. 970 us of a token are its
+    products there, and 480 what stands between them, whose code each matrix pushes out of the cache: so few calls count
+    more than few numbers. The means by BLAS save 50 us; arrays and views for all layers 60; scales and errstate outside
+    of the loop 30; a layer norm without keywords 25.
 
     Returns logits [1, V].
     """
