@@ -14,9 +14,8 @@ def set_threads(command: str) -> None:
     one for each core; under a quota of CPU time, as containers have it, most of them would be stopped most of the time.
 
     And set how long they look for more to do before they sleep: OPENBLAS_THREAD_TIMEOUT, as a power of 2 in ticks of
-    the processor. Its own 2^26, 25 ms, keep the cores from what stands between the products of a prompt: one of 1,024
-    at XXX instead of XXX tokens/s. 2^20, 0.4 ms, are longer than any pause between those of a token, so that decoding
-    wakes no thread.
+    the processor. Its own 2^26, 25 ms, keep the cores from what stands between the products of a prompt. 2^20, 0.4 ms,
+    are longer than any pause between those of a token, so that decoding wakes no thread.
     """
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
     if command == "train":
