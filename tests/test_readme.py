@@ -138,11 +138,15 @@ def test_each_step_of_the_lesson_has_a_picture_that_is_told_in_words():
 
 def test_the_pictures_are_drawings_alone_and_each_is_shown():
     files = sorted((ROOT / "numgpt/pages/pictures").iterdir())
-    assert sum(path.stat().st_size for path in files) < 500_000
+    drawings = [path for path in files if path.suffix == ".svg"]
+    assert all(path.stat().st_size < 30_000 for path in drawings)
+    assert sum(path.stat().st_size for path in drawings) < 200_000
     for path in files:
         assert path.name in LESSON + FRONT
-        if path.suffix == ".svg":
+        if path in drawings:
             tree = ElementTree.parse(path)
             kinds = {element.tag.removeprefix(SVG) for element in tree.iter()}
             assert kinds <= {"svg", "g", "path", "rect", "text", "tspan"}, path.name
-            assert not [value for element in tree.iter() for value in element.attrib.values() if "url(" in value]
+            values = [value for element in tree.iter() for value in element.attrib.values()]
+            assert not [value for value in values if "url(" in value or "://" in value]
+            assert not [name for element in tree.iter() for name in element.attrib if re.search("href$|^on", name)]

@@ -17,10 +17,12 @@ EXAMPLES = """examples:
 def bench(args: argparse.Namespace) -> None:
     """numgpt bench: measure a model on this machine, beside what the machine could do at best."""
     from numgpt.cli.figures import notes, table
+    from numgpt.fast import steer_blas
     from numgpt.hub.loading import locate
     from numgpt.measure.bench import measure
     from numgpt.measure.machine import load_average
 
+    steer_blas()  # the process is ours, as in all commands that run a model
     with bar(args) as progress:
         path = locate(args.model, progress)
     note(args, "measuring: some 10 seconds for the storyteller, a minute for 124M parameters")

@@ -67,9 +67,6 @@ def main(argv: list[str] | None = None) -> int:
         set_threads(args.kind)
         with exit_at_ctrl_c():
             import numpy as np
-
-            from numgpt.fast import steer_blas
-        steer_blas()  # the process is ours
         # What Python and NumPy would warn of is said once, and in our words: the context limit, logits that overflow.
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")

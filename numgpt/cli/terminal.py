@@ -168,9 +168,11 @@ def require(tokenizer: Tokenizer | None, model: str) -> Tokenizer:
 def load_model(args: argparse.Namespace) -> Model:
     """Load the model that -m names; if it has to be fetched first, show how that gets on."""
     from numgpt.checkpoint.reading import fit_tokenizer
+    from numgpt.fast import steer_blas
     from numgpt.hub.loading import load, load_tokenizer
     from numgpt.model import Model
 
+    steer_blas()  # the process is ours
     tell_of_download(args, args.model)
     with bar(args) as progress:
         dtype, weights = getattr(args, "dtype", None), getattr(args, "weights", None)

@@ -105,8 +105,11 @@ def positions_data(wpe: np.ndarray) -> dict[str, Any]:
 
     wpe  [n_ctx, C]
 
-    >>> positions_data(np.eye(2))["places"]
-    [0, 1]
+    Returns the places, and the lower triangle of the cosines, row by row, each in three digits with its sign.
+
+    >>> found = positions_data(np.array([[3.0, 4.0], [0.0, -2.0]]))
+    >>> found["places"], found["cosines"] == pack_numbers(np.array([1.0, -0.8, 1.0]))
+    ([0, 1], True)
     """
     places = np.unique(np.linspace(0, len(wpe) - 1, min(PLACES, len(wpe))).round().astype(int))
     x = wpe[places].astype(np.float64)

@@ -217,19 +217,28 @@ function tableElement({ caption, head, rows }) {
     element("tbody", {}, ...rows.map(([first, ...rest]) => element("tr", {}, cell("th", first, "row"), ...rest.map((x) => cell("td", x))))));
 }
 
-/** A picture as a file of its own: the style that it has on the page is written into each element. */
+const MARGIN = 8;
+
+/** A picture as a file of its own, with a margin: the style that it has on the page is written into each element, but
+    that of most words into the first. */
 function pictureAsSvg(name) {
-  const drawn = document.querySelector(`[data-picture="${name}"] svg`);
-  const copy = drawn.cloneNode(true);
-  const originals = [drawn, ...drawn.querySelectorAll("*")], copies = [copy, ...copy.querySelectorAll("*")];
+  const drawn = document.querySelector(`[data-picture="${name}"] svg`), copy = drawn.cloneNode(true);
+  const originals = [...drawn.querySelectorAll("*")], copies = [...copy.querySelectorAll("*")];
+  const write = (one, style, properties) => properties.forEach((property) => one.setAttribute(property, style.getPropertyValue(property)));
+  const common = getComputedStyle(drawn.querySelector("text")), ofWords = ["fill", "font-family"];
+  for (const attribute of ["class", "style", "data-hit"]) [copy, ...copies].forEach((one) => one.removeAttribute(attribute));
   originals.forEach((original, i) => {
-    const style = getComputedStyle(original);
-    const kept = original.tagName === "text" ? ["fill", "font-family"] : ["fill", "fill-opacity", "stroke", "stroke-width"];
-    if (original !== drawn && original.tagName !== "g") for (const property of kept) copies[i].setAttribute(property, style.getPropertyValue(property));
-    for (const attribute of ["class", "style", "data-hit"]) copies[i].removeAttribute(attribute);
+    const style = getComputedStyle(original), { tagName } = original;
+    if (tagName === "g") return;
+    if (tagName === "text" || tagName === "tspan") write(copies[i], style, ofWords.filter((property) => style[property] !== common[property]));
+    else write(copies[i], style, ["fill", ...(style.fillOpacity === "1" ? [] : ["fill-opacity"]), ...(style.stroke === "none" ? [] : ["stroke", "stroke-width"])]);
   });
+  write(copy, common, ofWords);
+  const { width, height } = drawn.viewBox.baseVal, size = { width: round2(width + 2 * MARGIN), height: round2(height + 2 * MARGIN) };
+  const place = { ...size, x: -MARGIN, y: -MARGIN };
+  for (const [attribute, value] of Object.entries({ ...size, viewBox: `${-MARGIN} ${-MARGIN} ${size.width} ${size.height}` })) copy.setAttribute(attribute, value);
   copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-  copy.prepend(svg("rect", { width: "100%", height: "100%", fill: getComputedStyle(document.documentElement).backgroundColor }));
+  copy.prepend(svg("rect", { ...place, fill: getComputedStyle(document.documentElement).backgroundColor }));
   return new XMLSerializer().serializeToString(copy);
 }
 
@@ -241,7 +250,8 @@ function savePicture(name) {
 
 const SHADES = 12;
 
-/** Squares in shades of one colour, a path a shade. call(put): put(x, y, how much from 0 to 1, class). */
+/** Squares in shades of one colour: a path a shade, of lines as thick as a square is high. Neighbours in a row are one line.
+    call(put): put(x, y, how much from 0 to 1, class), from left to right. */
 function shaded(size, call, height = size) {
   const paths = new Map();
   call((x, y, amount, kind = "ink") => {
@@ -249,11 +259,19 @@ function shaded(size, call, height = size) {
     if (!shade) return;
     const key = `${kind} ${shade}`;
     if (!paths.has(key)) paths.set(key, []);
-    paths.get(key).push(`M${x} ${y}h${size}v${height}h${-size}z`);
+    const lines = paths.get(key), before = lines.at(-1);
+    if (before && before.y === y && Math.abs(before.end - x) < 0.02) before.end = round2(x + size);
+    else lines.push({ x, y, end: round2(x + size) });
   });
-  return [...paths].map(([key, squares]) => {
+  return [...paths].map(([key, lines]) => {
     const [kind, shade] = key.split(" ");
-    return svg("path", { class: kind, "fill-opacity": (shade / SHADES).toFixed(2), d: squares.join("") });
+    let at = { end: 0, y: -height / 2 }; // a line begins where it lies from the end of the one before
+    const d = lines.map((line) => {
+      const step = `m${round2(line.x - at.end)} ${round2(line.y - at.y)}h${round2(line.end - line.x)}`;
+      at = line;
+      return step;
+    });
+    return svg("path", { class: `shaded ${kind}`, "stroke-opacity": (shade / SHADES).toFixed(2), "stroke-width": height, "shape-rendering": "crispEdges", d: d.join("") });
   });
 }
 
@@ -263,10 +281,21 @@ function placeOf(event) {
   return [(event.clientX - box.left) / box.width * view.width, (event.clientY - box.top) / box.height * view.height];
 }
 
+const round2 = (x) => Math.round(100 * x) / 100;
 const between = (x, low, high) => Math.max(low, Math.min(high, x));
 
 /** Every how many tokens one is named below or beside a picture, so that names do not meet. */
 const everyNth = (room, wanted) => Math.max(1, Math.ceil(wanted / room));
+
+/** The tokens below a picture that has a column for each: their names, or of a long text some of their places. */
+function namesBelow(left, width, bottom) {
+  const named = T <= 50, found = [];
+  for (let t = 0; t < T; t += everyNth(T * width / (named ? 11 : 26), T)) {
+    const x = round2(left + (t + 0.5) * width - (named ? 3 : 0)), y = round2(bottom + (named ? 10 : 12));
+    found.push(named ? words(x, y, short(nameOf(ids[t]), 10), { "font-size": 10, transform: `rotate(40 ${x} ${y})` }) : words(x, y, t, { "text-anchor": "middle", "font-size": 9 }));
+  }
+  return found;
+}
 
 // ---- the bar at the top
 
@@ -399,21 +428,26 @@ function way() {
 
 /** The cosines of the learned positions: the same for each text. */
 function drawPositions() {
-  const { places, cosines } = data.positions, n = places.length, size = n > 32 ? 4 : round2(between(256 / n, 4, 24)), left = 34;
-  const cosine = (row, column) => unpackNumber(cosines, row * (row + 1) / 2 + column);
-  const children = shaded(size, (put) => {
-    for (let row = 0; row < n; row++) for (let column = 0; column <= row; column++) {
-      const { value } = cosine(row, column);
-      for (const [x, y] of row === column ? [[row, row]] : [[row, column], [column, row]]) put(round2(left + x * size), round2(4 + y * size), Math.abs(value), value < 0 ? "less" : "more");
-    }
-  });
-  for (let i = 0; i < n; i += everyNth(n * size / 40, n)) {
-    children.push(words(left - 4, round2(4 + (i + 0.5) * size + 3), places[i], { "text-anchor": "end", "font-size": 9, class: "quiet" }),
-      words(round2(left + (i + 0.5) * size), round2(n * size + 15), places[i], { "text-anchor": "middle", "font-size": 9, class: "quiet" }));
+  const { places, cosines } = data.positions, n = places.length, size = n > 32 ? 4 : round2(between(256 / n, 4, 24)), left = 34, side = round2(n * size);
+  const cosine = (i, j) => { const row = Math.max(i, j); return unpackNumber(cosines, row * (row + 1) / 2 + Math.min(i, j)); };
+  const kind = (value) => (value < 0 ? "less" : "more"), key = [1, 0.5, 0.2, 0.05, 0, -0.05, -0.2, -0.5, -1];
+  const at = (i, from) => round2(from + i * size), right = left + side + 16;
+  const children = [svg("path", { class: "paper", d: `M${left} 4h${side}v${side}h${-side}zM${right} 4h12v${13 * key.length}h-12z` }),
+    ...shaded(size, (put) => {
+      for (let row = 0; row < n; row++) for (let column = 0; column < n; column++) {
+        const { value } = cosine(row, column);
+        put(at(column, left), at(row, 4), Math.abs(value), kind(value));
+      }
+    }),
+    ...shaded(12, (put) => key.forEach((value, i) => put(right, 4 + 13 * i, Math.abs(value), kind(value))), 13),
+    ...key.map((value, i) => words(right + 17, 14 + 13 * i, value, { "font-size": 9, class: "quiet" }))];
+  for (let i = 0; i < n; i += everyNth(side / 40, n)) {
+    children.push(words(left - 4, at(i + 0.5, 7), places[i], { "text-anchor": "end", "font-size": 9, class: "quiet" }),
+      words(at(i + 0.5, left), side + 15, places[i], { "text-anchor": "middle", "font-size": 9, class: "quiet" }));
   }
-  picture("positions", { label: `How alike the vectors of ${n} of the ${config.n_ctx} positions are`, width: left + n * size + 20, height: n * size + 20, children,
+  picture("positions", { label: `How alike the vectors of ${n} of the ${config.n_ctx} positions are`, width: right + 50, height: Math.max(side + 20, 13 * key.length + 8), children,
     table: () => ({ caption: "The cosine of the vectors of two positions", head: ["position", ...places.map(String)],
-      rows: places.map((place, row) => [String(place), ...places.map((_, column) => cosine(Math.max(row, column), Math.min(row, column)).text)]) }) });
+      rows: places.map((place, row) => [String(place), ...places.map((_, column) => cosine(row, column).text)]) }) });
 }
 
 function drawWay() {
@@ -449,15 +483,16 @@ function drawNumbers() {
   const article = STATIONS.find((one) => one.dataset.station === station);
   const tensors = ["in", "out"].flatMap((way) => article.dataset[way].split(" ").map((name) => ({ way, name: inLayer(name) })));
   const children = [], numbers = tensors.map(({ name }) => numbersOf(name, t, h)), rowHeight = 62;
+  const largest = Math.max(...numbers.flat().map(({ value }) => Math.abs(value)), 1e-30);
   tensors.forEach(({ way, name }, row) => {
-    const y = 16 + row * rowHeight, largest = Math.max(...numbers[row].map(({ value }) => Math.abs(value)), 1e-30);
+    const y = 16 + row * rowHeight;
     const ofHead = /attn\.[qkvz]$/.test(name), length = data.numbers.lengths[name];
     const about = `${way === "in" ? "in" : "out"}: ${name}${ofHead ? `, head ${h}` : ""}`;
     children.push(words(0, y, about), words(360, y, `${numbers[row].length} of ${widthOf(name)}` +
       (length ? `, length ${unpackNumber(length, t).text}` : ""), { "text-anchor": "end", class: "quiet" }));
     numbers[row].forEach((number, i) => {
-      const size = 14 * Math.abs(number.value) / largest, x = i * 60;
-      children.push(svg("rect", { class: number.value < 0 ? "less" : "more", x: x + 2, y: y + 20 - (number.value < 0 ? 0 : size), width: 52, height: size }),
+      const size = round2(14 * Math.abs(number.value) / largest), x = i * 60;
+      children.push(svg("rect", { class: number.value < 0 ? "less" : "more", x: x + 2, y: round2(y + 20 - (number.value < 0 ? 0 : size)), width: 52, height: size }),
         svg("path", { class: "wire", d: `M${x} ${y + 20}h56` }));
       const shown = numberElement("text", name, number);
       for (const [key, value] of Object.entries({ x: x + 28, y: y + (number.value < 0 ? 16 : 33), "text-anchor": "middle", "font-size": 11 })) shown.setAttribute(key, value);
@@ -498,7 +533,7 @@ function attention() {
 }
 
 function drawHeads() {
-  const { side } = data.attention, size = Math.max(1, Math.round(40 / side * 10) / 10), box = side * size, pitch = box + 5;
+  const { side } = data.attention, size = Math.max(1, Math.round(80 / side) / 2), box = side * size, pitch = box + 5;
   const children = shaded(size, (put) => {
     for (let layer = 0; layer < L; layer++) {
       for (let head = 0; head < H; head++) {
@@ -524,8 +559,6 @@ function drawHeads() {
     choose({ head: between(Math.floor((x - 24) / pitch), 0, H - 1), layer: between(Math.floor((y - 18) / pitch), 0, L - 1) });
   });
 }
-
-const round2 = (x) => Math.round(100 * x) / 100;
 
 function drawHead() {
   const { layer, head, token } = chosen, all = data.attention.kept === T;
@@ -594,10 +627,7 @@ function lens() {
     }, height);
     const nth = everyNth(P * height / 9, P), bottom = top + P * height;
     for (let p = 0; p < P; p += nth) children.push(words(left - 4, round2(top + p * height + height / 2 + 3), depthName(points[p]).replace("the ", ""), { "text-anchor": "end", "font-size": 9 }));
-    for (let t = 0; t < T; t += everyNth(T * width / (T <= 40 ? 11 : 26), T)) {
-      const x = round2(left + t * width + width / 2);
-      children.push(T <= 40 ? words(x, bottom + 10, short(nameOf(ids[t]), 10), { "font-size": 10, transform: `rotate(40 ${x} ${bottom + 10})` }) : words(x, bottom + 12, t, { "text-anchor": "middle", "font-size": 9 }));
-    }
+    children.push(...namesBelow(left, width, bottom));
     if (width >= 40) {
       for (let p = 0; p < P; p++) {
         for (let t = 0; t < T; t++) {
@@ -830,10 +860,7 @@ function drawSurprise() {
   const bars = ids.map((_, t) => `M${round2(left + t * width)} ${round2(height + 8 - height * bits[t] / most)}h${round2(width * 0.85)}V${height + 8}h${round2(-width * 0.85)}z`);
   children.push(svg("path", { class: "ink", d: bars.join("") }), svg("path", { class: "wire", d: `M${left} ${height + 8}h${round2(T * width)}` }));
   children.push(words(left - 5, 16, most.toFixed(1), { "text-anchor": "end", "font-size": 9, class: "quiet" }), words(left - 5, height + 8, "0 bits", { "text-anchor": "end", "font-size": 9, class: "quiet" }));
-  for (let t = 0; t < T; t += everyNth(T * width / (T <= 60 ? 11 : 26), T)) {
-    const x = round2(left + t * width + width / 2 - 3);
-    children.push(T <= 60 ? words(x, height + 18, short(nameOf(ids[t]), 10), { "font-size": 10, transform: `rotate(40 ${x} ${height + 18})` }) : words(x, height + 20, t, { "text-anchor": "middle", "font-size": 9 }));
-  }
+  children.push(...namesBelow(left, width, height + 8));
   children.push(svg("rect", { class: "mark", x: round2(left + chosen.token * width - 1), y: 7, width: round2(width + 1), height: height + 2 }));
   const drawn = picture("surprise", { label: "How many bits each token was a surprise", width: left + T * width + 60, height: height + 76, children,
     table: () => ({ caption: "As numgpt score gives them", head: ["token", "rank", "log-probability", "bits"],
@@ -861,7 +888,8 @@ function cache() {
       svg("rect", { class: "computed", x: round2(left + last * width), y: layer * height + 4, width: round2(width * 0.9), height: height - 2 }));
   }
   for (let layer = 0; layer < L; layer += everyNth(L * height / 10, L)) shown.push(words(left - 5, layer * height + height / 2 + 7, `layer ${layer}`, { "text-anchor": "end", "font-size": 9, class: "quiet" }));
-  picture("cache", { label: `Of ${T} tokens one is computed, and the keys and values of ${last} are read`, width: left + T * width + 10, height: L * height + 10, children: shown,
+  shown.push(...namesBelow(left, width, L * height + 2));
+  picture("cache", { label: `Of ${T} tokens one is computed, and the keys and values of ${last} are read`, width: left + T * width + 50, height: L * height + 66, children: shown,
     table: () => ({ caption: "For each layer", head: ["layer", "tokens that are computed", "tokens whose keys and values are read"], rows: Array.from({ length: L }, (_, i) => [String(i), 1, last]) }) });
 }
 

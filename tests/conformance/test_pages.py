@@ -326,6 +326,33 @@ def test_numbers_read_at_random_are_those_of_the_trace_in_float64(browser, case)
     assert not wrong
 
 
+COSINES = """
+const figure = document.querySelector("[data-picture=positions]");
+const rows = (part) => [...figure.querySelectorAll(part)].map((row) => [...row.children].map((one) => one.textContent));
+const lines = (kind) => [...figure.querySelectorAll(`path.${kind}`)].map((one) => one.getTotalLength());
+return [rows("thead tr"), rows("tbody tr"), lines("more"), lines("less")];
+"""
+
+
+@pytest.mark.parametrize("case", ["short", "no tokenizer", "1,024 tokens"])
+def test_the_positions_are_shown_with_the_cosines_of_wpe_in_two_colours(browser, case):
+    wpe = model_of(case).params["wpe"].astype(np.float64)
+    browser.open(page_of(case).html)
+    browser.open_tables()
+    (head,), rows, more, less = browser.run(COSINES)
+    places = [int(place) for place in head[1:]]
+    assert [row[0] for row in rows] == head[1:]
+    assert len(places) == 64
+    x = wpe[places] / np.linalg.norm(wpe[places], axis=1, keepdims=True)
+    for i, row in enumerate(rows):
+        assert [text for j, text in enumerate(row[1:]) if differs(text, float(x[i] @ x[j]), "wpe")] == []
+    cosines = np.array([row[1:] for row in rows], dtype=float)
+    shades = np.sign(cosines) * np.floor(12 * np.sqrt(np.abs(cosines)) + 0.5)
+    of_the_key = 4 * 12  # four squares of each colour
+    assert sum(more) == pytest.approx(4 * np.count_nonzero(shades > 0) + of_the_key)
+    assert sum(less) == pytest.approx(4 * np.count_nonzero(shades < 0) + of_the_key)
+
+
 PARTS_OF_A_LOGIT = """
 const select = document.getElementById("target");
 select.value = arguments[0];
