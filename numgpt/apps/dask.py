@@ -23,16 +23,19 @@ GOES_ON = "what is done is kept, and the same command goes on"
 SECONDS = 10  # to find the cluster and a worker
 AHEAD = 2  # batches for each thread of a worker: one that it works at, one that waits
 
+How = dict[str, Any]
+
 _loading = threading.Lock()
 
 
 def work_on_cluster(
-    address: str, job: Job, name: str, dtype: str | None, expected: str, batch_size: int, lines: Iterable[Line]
+    address: str, job: Job, name: str, how: How, expected: str, batch_size: int, lines: Iterable[Line]
 ) -> Iterator[Outcome]:
     """Yield the outcome of each line as its batch is done, on whichever worker.
 
     address   of the scheduler: "tcp://host:8786"
     name      of the model: what `load` takes on the workers
+    how       what else it takes there: dtype, weights and the like
     expected  the fingerprint of the model, with which the workers compare theirs
     Raises OptionError where there is no Dask, no cluster, or workers that can't do it; and what `work` raises.
     Notes: a batch whose worker dies is done by another. One with which several workers died, as many as Dask's
@@ -70,7 +73,7 @@ def work_on_cluster(
                 batch = list(islice(lines, batch_size))
                 if not batch:
                     return
-                future = client.submit(work_on_worker, job, name, dtype, expected, batch_size, batch, pure=False)
+                future = client.submit(work_on_worker, job, name, how, expected, batch_size, batch, pure=False)
                 batches[future] = batch
                 pending.add(future)
 
@@ -95,23 +98,21 @@ def work_on_cluster(
             send()
 
 
-def work_on_worker(
-    job: Job, name: str, dtype: str | None, expected: str, batch_size: int, lines: list[Line]
-) -> list[Outcome]:
+def work_on_worker(job: Job, name: str, how: How, expected: str, batch_size: int, lines: list[Line]) -> list[Outcome]:
     """What a worker does with a batch."""
     with np.errstate(all="ignore"):
-        return list(work(job, load_once(name, dtype, expected), lines, batch_size))
+        return list(work(job, load_once(name, how, expected), lines, batch_size))
 
 
-def load_once(name: str, dtype: str | None, expected: str) -> Model:
+def load_once(name: str, how: How, expected: str) -> Model:
     """Load a model, or return it where this process has it. Its threads come one at a time."""
     with _loading:
-        return _load(name, dtype, expected)
+        return _load(name, tuple(sorted(how.items())), expected)
 
 
 @lru_cache(maxsize=1)
-def _load(name: str, dtype: Any, expected: str) -> Model:
-    model = load(name, dtype)
+def _load(name: str, how: tuple[tuple[str, Any], ...], expected: str) -> Model:
+    model = load(name, **dict(how))
     if fingerprint(model) != expected:
         raise CheckpointError(f"{name} is another model than on the machine that sends the job: copy it there")
     return model

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numgpt.cli.progress import LineBar
-from numgpt.cli.terminal import note, say
+from numgpt.cli.terminal import how_to_load, note, say
 from numgpt.errors import TokenError
 
 if TYPE_CHECKING:
@@ -61,11 +61,12 @@ def job(args: argparse.Namespace, model: Model, options: dict[str, Any]) -> None
     if args.dask is not None:
         from numgpt.apps.dask import work_on_cluster
 
-        name = str(Path(args.model).resolve()) if Path(args.model).exists() else args.model
-        expected = fingerprint(model)
+        name, how, expected = from_anywhere(args.model), how_to_load(args), fingerprint(model)
+        if how["base"]:
+            how["base"] = from_anywhere(how["base"])
 
         def workers(lines: Any) -> Any:
-            return work_on_cluster(args.dask, work, name, args.dtype, expected, size, lines)
+            return work_on_cluster(args.dask, work, name, how, expected, size, lines)
 
     bar = None if args.quiet or sys.stderr is None else LineBar()
 
@@ -99,6 +100,11 @@ def job(args: argparse.Namespace, model: Model, options: dict[str, Any]) -> None
     if args.json:
         print(json.dumps({"model": str(args.model), "output": args.output, **summary._asdict()}))
     end(args, summary, time.perf_counter() - start)
+
+
+def from_anywhere(model: str) -> str:
+    """Return a model's name or path as a process finds it that runs in another folder."""
+    return str(Path(model).resolve()) if Path(model).exists() else model
 
 
 def print_results(args: argparse.Namespace, model: Model, work: Job, size: int) -> None:

@@ -175,15 +175,24 @@ def load_model(args: argparse.Namespace) -> Model:
     steer_blas()  # the process is ours
     tell_of_download(args, args.model)
     with bar(args) as progress:
-        dtype, weights = getattr(args, "dtype", None), getattr(args, "weights", None)
         lazily = getattr(args, "layer_at_a_time", False)
-        model = load(args.model, dtype, progress, args.base, weights, lazily, **given(args))
+        model = load(args.model, progress=progress, layer_at_a_time=lazily, **how_to_load(args))
     if getattr(args, "tokenizer", None) is None:
         return model
     tokenizer = load_tokenizer(args.tokenizer)
     if tokenizer is None:
         raise CheckpointError(f"--tokenizer {args.tokenizer}: no tokenizer of GPT-2's kind there: gpt2 is one")
     return Model(fit_tokenizer(model.config, tokenizer, args.tokenizer), model.params, tokenizer)
+
+
+def how_to_load(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the options say of the way in which a model is loaded, as `load` takes it."""
+    return {
+        "dtype": getattr(args, "dtype", None),
+        "weights": getattr(args, "weights", None),
+        "base": args.base,
+        **given(args),
+    }
 
 
 def tell_of_download(args: argparse.Namespace, name: str) -> None:

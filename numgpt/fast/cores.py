@@ -93,6 +93,12 @@ def count_cores() -> int:
 
 
 CORES = count_cores()
+MANY = 1 << 19  # numbers from which on a step between the products runs in parts: to wake a thread takes some 50 us
+
+
+def parts_for(n: int) -> int | None:
+    """In how many parts a step on n numbers runs: None for all cores, where it pays and BLAS leaves them."""
+    return None if n >= MANY and blas.steered else 1
 
 
 def in_parts(

@@ -31,19 +31,20 @@ Python's lock.
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from numgpt.fast.cores import in_parts
+from numgpt.fast.cores import in_parts, parts_for
 
 BLOCK = 32  # inputs that share a scale
-FEW = 4  # so many rows are multiplied one after the other: widening the matrix for them would take longer
+FEW = 32  # so many rows are multiplied by whole numbers, and more of them by the widened matrix
+TILE = 3 << 18  # numbers that are widened at a time for a few rows: 3 MB in each thread
+COLUMNS = 1 << 14  # outputs of a tile, at most
 WIDENED = 10_500_000  # numbers that are widened at a time: 42 MB, a matrix of GPT-2 XL
 STRIP = 512  # outputs that are rounded at a time
 CACHED = 1 << 18  # numbers that are widened from 16 bits at a time, so that they stay in the cache from step to step
-COLUMNS = 16_384  # outputs whose sums over the blocks are in the cache
-UNSAFE: dict[str, Any] = {"dtype": np.float32, "casting": "unsafe"}
 
 spare = threading.local()  # memory that is used again and again: new memory takes longer to get than to fill
 
@@ -146,40 +147,41 @@ class Int8(Stored):
         return np.ascontiguousarray(np.moveaxis(w, 0, -1))
 
     def multiply(self, x: np.ndarray, out: np.ndarray) -> None:
-        """Write x [N, in] times the matrix [in, out] to an array [N, out]."""
-        assert not self.turned
-        n_out = self.q.shape[2]
-        if len(x) <= FEW:
-            for row, result in zip(x, out, strict=True):
-                self.multiply_vector(row, result)
-            return
-        n = max(1, WIDENED // self.inputs)
-        for start in range(0, n_out, n):
-            stop = min(start + n, n_out)
-            np.matmul(x, self.columns(start, stop), out=out[:, start:stop])
+        """Write x [N, in] times the matrix [in, out] to an array [N, out].
 
-    def multiply_vector(self, x: np.ndarray, out: np.ndarray) -> None:
-        """`multiply` of one vector [in]: each weight is read once and widened in the processor's first cache.
+        Of a few rows, each block gives a sum of its own, so that scales are applied to sums and not to weights:
 
-            y_o = sum_b s_bo (sum_i q_bio x_bi)
+            y_no = sum_b s_bo (sum_i x_nbi q_bio)
 
-        np.einsum widens 8192 numbers at a time, multiplies and adds them up, all in one call, without Python's lock and
-        without BLAS. Half of the blocks in each of two threads.
+        What is widened at a time stays in the processor's cache until BLAS has multiplied it.
         """
+        assert not self.turned
         blocks, n_out = self.scales.shape
+        if len(x) > FEW:
+            n = max(1, WIDENED // self.inputs)
+            for start in range(0, n_out, n):
+                stop = min(start + n, n_out)
+                np.matmul(x, self.columns(start, stop), out=out[:, start:stop])
+            return
         if self.inputs < blocks * BLOCK:
-            x = np.concatenate([x, np.zeros(blocks * BLOCK - self.inputs, x.dtype)])
-        x = x.reshape(blocks, BLOCK)
-
+            x = np.concatenate([x, np.zeros((len(x), blocks * BLOCK - self.inputs), x.dtype)], axis=1)
+        x = np.ascontiguousarray(x.reshape(-1, blocks, BLOCK).swapaxes(0, 1))  # [blocks, N, 32]
         for start in range(0, n_out, COLUMNS):
-            columns = slice(start, start + COLUMNS)
+            columns = slice(start, min(start + COLUMNS, n_out))
+            first, *others = in_parts(partial(self.add_up, x, columns), blocks, parts_for(self.q.size), multiplies=True)
+            out[:, columns] = sum(others, first)
 
-            def part(a: int, b: int, columns: slice = columns) -> np.ndarray:
-                sums = np.einsum("bio,bi->bo", self.q[a:b, :, columns], x[a:b], **UNSAFE)
-                return np.einsum("bo,bo->o", sums, self.scales[a:b, columns])
-
-            first, *others = in_parts(part, blocks)
-            out[columns] = sum(others, first)
+    def add_up(self, x: np.ndarray, columns: slice, start: int, stop: int) -> np.ndarray:
+        """Return what the blocks from start to stop add to some outputs: [N, n]. x is [blocks, N, 32]."""
+        n = columns.stop - columns.start
+        step = max(1, TILE // (BLOCK * n))
+        wide = scratch(step * BLOCK * n).reshape(step, BLOCK, n)
+        sums = np.empty((stop - start, x.shape[1], n), np.float32)
+        for a in range(start, stop, step):
+            b = min(a + step, stop)
+            np.copyto(wide[: b - a], self.q[a:b, :, columns])
+            np.matmul(x[a:b], wide[: b - a], out=sums[a - start : b - start])
+        return np.einsum("bno,bo->no", sums, self.scales[start:stop, columns])
 
     @classmethod
     def from_array(cls, w: np.ndarray, turned: bool = False) -> "Int8":
@@ -301,8 +303,20 @@ class Half(Stored):
 def widen_half(bits: np.ndarray, kind: str, out: np.ndarray) -> None:
     """Widen numbers of 16 bits, which must be finite, into an array of float32: exactly.
 
-    A bfloat16 is the upper half of a float32. A float16 becomes one when its bits are moved to their places and the
-    exponent, which counts from another zero, is set right by a product with 2^112: NumPy's cast takes twice as long.
+    A bfloat16 is the upper half of a float32. A float16 becomes one when its bits are moved, many at once:
+
+        float16     s eeeee mmmmmmmmmm                      s: sign, e: exponent, counted from 15, m: mantissa
+        as int32    ssssssssssssssss s eeeee mmmmmmmmmm
+        << 13       ssss eeeee mmmmmmmmmm 0000000000000
+        & 8fffffff  s 000eeeee mmmmmmmmmm 0000000000000     which is a float32, its exponent counted from 127
+
+    and times 2^112 it is the number: exactly, also where e is 0, as 112 = 127 - 15. NumPy's cast goes one by one, and
+    takes twice as long.
+
+    >>> wide = np.empty((1, 3), np.float32)
+    >>> widen_half(np.array([[1.5, -6e-8, 0]], np.float16).view(np.uint16), "F16", wide)
+    >>> wide.tolist()
+    [[1.5, -5.960464477539063e-08, 0.0]]
     """
     rows = max(1, CACHED // max(1, bits.shape[-1]))
     for start in range(0, len(bits), rows):

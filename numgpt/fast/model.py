@@ -20,9 +20,8 @@ import numpy as np
 from numgpt.cache import KVCache
 from numgpt.checks import check_ids, check_logits_to_keep, check_room
 from numgpt.config import Config
-from numgpt.fast import blas
 from numgpt.fast.cache import extend, widened, write
-from numgpt.fast.cores import in_parts
+from numgpt.fast.cores import in_parts, parts_for
 from numgpt.fast.matrices import Matrix, multiply, multiply_vector
 from numgpt.model import Ids, Params, attention_scale, output_head
 from numgpt.ops import ACTIVATIONS, causal_mask, gelu
@@ -31,18 +30,17 @@ CHUNK = 128  # queries whose scores are computed at a time
 SCORES = 1 << 19  # how many scores are computed at a time, if those of a chunk in a single head are not more
 ROWS = 32  # positions of an MLP that are activated at a time: two threads take 0.79 of the time of one, with 16 0.96
 COLUMNS, TOKENS = 2048, 16384  # tokens that several positions are scored for at a time, and that one is
-MANY = 1 << 19  # numbers from which on a step between the products runs in parts: to wake a thread takes some 50 us
-
-
-def parts_for(n: int) -> int | None:
-    """In how many parts a step on n numbers runs: None for all cores, where it pays and BLAS leaves them."""
-    return None if n >= MANY and blas.steered else 1
 
 
 def by_rows(function: Callable[..., Any], arrays: Sequence[np.ndarray], *arguments: Any) -> None:
     """Call function(*arrays, *arguments), for large arrays on parts of their rows that run at the same time."""
     parts = parts_for(sum(x.size for x in arrays))
     in_parts(lambda a, b: function(*(x[a:b] for x in arrays), *arguments), len(arrays[0]), parts)
+
+
+def at_once(function: Callable[..., Any], arrays: Sequence[np.ndarray], *arguments: Any) -> None:
+    """`by_rows` of few rows."""
+    function(*arrays, *arguments)
 
 
 def layer_norm(x: np.ndarray, g: np.ndarray, b: np.ndarray, eps: float, out: np.ndarray | None = None) -> np.ndarray:
@@ -124,6 +122,7 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, z: np.ndarray, space: np
     three heads at a time take 17.6 ms on a Xeon, and six 25.6; all twelve at once, by BLAS on two threads, 28.4.
     """
     T, S = q.shape[1], k.shape[1]
+    ones = np.ones((S, 1), q.dtype)
     step = max(1, SCORES // (min(T, CHUNK) * S))  # heads whose scores stay in the cache from step to step
     for a in range(0, len(q), step):
         for start in range(0, T, CHUNK):
@@ -134,7 +133,7 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, z: np.ndarray, space: np
             np.copyto(scores[:, :, seen - n :], -math.inf, where=~causal_mask(n, n))
             scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
             np.exp(scores, out=scores)
-            total = np.add.reduce(scores, axis=-1, keepdims=True)
+            total = scores @ ones[:seen]  # BLAS adds up sooner than add.reduce
             part = scores @ v[a:b, :seen]
             part /= total  # D numbers a query, where the weights are S
             z[start:stop, a:b] = part.swapaxes(0, 1)
@@ -160,14 +159,19 @@ def attend_by_heads(q: np.ndarray, k: np.ndarray, v: np.ndarray, z: np.ndarray, 
     space [H, ...]
     """
 
+    parts = parts_for(q.shape[0] * q.shape[1] * k.shape[1])
+    if parts == 1 and k.dtype == q.dtype:
+        if len(z) == 1:
+            attend_once(q, k, v, z[0, :, None])
+        else:
+            attend(q, k, v, z, space.reshape(-1))
+        return
+
     def part(a: int, b: int) -> None:
         for heads, wide_k, wide_v in widened(k, v, a, b):
-            if len(z) == 1:
-                attend_once(q[heads], wide_k, wide_v, z[0, heads, None])
-            else:
-                attend(q[heads], wide_k, wide_v, z[:, heads], space[heads].reshape(-1))
+            attend(q[heads], wide_k, wide_v, z[:, heads], space[heads].reshape(-1))
 
-    in_parts(part, len(q), parts_for(q.shape[0] * q.shape[1] * k.shape[1]), multiplies=True)
+    in_parts(part, len(q), parts, multiplies=True)
 
 
 def padded(n: int) -> int:
@@ -321,6 +325,7 @@ class Pass:
         M = padded(self.N)
         self.x, self.z = np.zeros((M, C), wte.dtype), np.zeros((M, H, D), wte.dtype)
         self.y, self.qkv, self.hidden = (np.empty((M, n), wte.dtype) for n in (C, 3 * C, F))
+        self.each = at_once if parts_for(M * max(2 * C, F)) == 1 else by_rows
         sizes = (min(len(ids), CHUNK) * (past + len(ids)) for ids, past in zip(rows, pasts, strict=True))
         self.space = np.empty((H, max(sizes, default=0)), wte.dtype)  # for the scores of a chunk of queries
         for ids, past, (start, stop, _) in zip(rows, pasts, self.spans, strict=True):
@@ -331,10 +336,10 @@ class Pass:
         config, eps = self.config, self.config.layer_norm_epsilon
         H, C, D = config.n_head, config.n_embd, config.head_size
         x, y, z, hidden, M = self.x, self.y, self.z, self.hidden, len(self.x)
-        attn, mlp = p["attn"], p["mlp"]
-        by_rows(normalise, (x, y), p["ln_1"], eps)
+        attn, mlp, each = p["attn"], p["mlp"], self.each
+        each(normalise, (x, y), p["ln_1"], eps)
         multiply(y, attn["c_attn"]["w"], out=self.qkv)
-        by_rows(add_and_scale, (self.qkv,), attn["c_attn"]["b"], attention_scale(config, layer))
+        each(add_and_scale, (self.qkv,), attn["c_attn"]["b"], attention_scale(config, layer))
         heads = self.qkv.reshape(M, 3, H, D).transpose(1, 2, 0, 3)  # [3, H, M, D]
         is_last = layer == config.n_layer - 1
         kept = 0
@@ -351,11 +356,11 @@ class Pass:
             M = padded(kept)
             x, z, y, hidden = self.x, self.z, self.y, self.hidden = x[:M], z[:M], y[:M], hidden[:M]
         multiply(z.reshape(M, C), attn["c_proj"]["w"], out=y)
-        by_rows(add_and_normalise, (x, y), attn["c_proj"]["b"], p["ln_2"], eps)
+        each(add_and_normalise, (x, y), attn["c_proj"]["b"], p["ln_2"], eps)
         multiply(y, mlp["c_fc"]["w"], out=hidden)
-        by_rows(activate, (hidden,), mlp["c_fc"]["b"], ACTIVATIONS[config.activation_function])
+        each(activate, (hidden,), mlp["c_fc"]["b"], ACTIVATIONS[config.activation_function])
         multiply(hidden, mlp["c_proj"]["w"], out=y)
-        by_rows(add, (x, y), mlp["c_proj"]["b"])
+        each(add, (x, y), mlp["c_proj"]["b"])
 
     def logits(self) -> list[np.ndarray]:
         """Return the logits behind the last layer, and count the new positions of the caches."""

@@ -24,9 +24,9 @@ def storyteller(dtype):
 def storyteller_once(monkeypatch):
     """Commands in this process share one storyteller, which is read once and not by each of them."""
 
-    def shared(name, dtype=None, progress=None, base=None, weights=None, lazily=False, **given):
-        if name == "storyteller" and base is None and weights is None and not lazily and not given:
+    def shared(name, dtype=None, **how):
+        if name == "storyteller" and not any(value for key, value in how.items() if key != "progress"):
             return storyteller(dtype)
-        return load(name, dtype, progress, base, weights, lazily, **given)
+        return load(name, dtype, **how)
 
     monkeypatch.setattr(loading, "load", shared)

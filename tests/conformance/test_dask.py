@@ -138,6 +138,14 @@ def test_lines_that_kill_workers_are_given_up_and_told(cluster, source, undistur
     assert output.read_bytes() == undisturbed
 
 
+def test_workers_load_the_model_as_the_command_says(cluster, source, tmp_path):
+    address = cluster()
+    how = ("--weights", "int8", "--set", "n_head=4", "-n", "3", "--batch-size", "50")
+    assert start(*job(source, tmp_path / "alone.jsonl", *how)).wait(300) == 0
+    assert start(*job(source, tmp_path / "out.jsonl", *how, "--dask", address)).wait(300) == 0
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
+
+
 def test_scores_are_the_same_too(cluster, source, tmp_path):
     source.write_text("".join(json.dumps({"text": f"{WORDS[i % 5]} {i}"}) + "\n" for i in range(50)))
     here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"

@@ -8,24 +8,9 @@ from hypothesis import strategies as st
 from numgpt.cache import KVCache
 from numgpt.config import Config
 from numgpt.fast import cache as twin
-from numgpt.fast.cache import extend, widen
+from numgpt.fast.cache import extend
 
 CONFIG = Config(n_vocab=9, n_ctx=9, n_embd=15, n_head=5, n_layer=2)  # D 3
-ALL = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
-
-
-def test_every_finite_number_is_widened_bit_for_bit():
-    finite = ALL[np.isfinite(ALL)]
-    wide = widen(finite, np.empty(1 << 16, np.int32))
-    assert wide.dtype == np.float32
-    np.testing.assert_array_equal(wide.view(np.int32), finite.astype(np.float32).view(np.int32))
-
-
-def test_a_part_of_a_larger_array_is_widened_and_stays_as_it_is():
-    x = ALL[:24000].reshape(4, 60, 100).copy()
-    before = x.copy()
-    np.testing.assert_array_equal(widen(x[1:3, 5:20], np.empty((3, 15, 100), np.int32)), before[1:3, 5:20])
-    np.testing.assert_array_equal(x, before)
 
 
 floats = st.sampled_from([np.float32, np.float64])

@@ -23,7 +23,7 @@ TEXTS = [DICE.integers(0, 23, n) for n in (30, 1, 17, 25)]
 @pytest.fixture
 def set_cores(monkeypatch):
     """Return a function that sets the number of cores; each step is long enough for parts, and may multiply in them."""
-    monkeypatch.setattr(fast, "MANY", 2)
+    monkeypatch.setattr(cores, "MANY", 2)
     monkeypatch.setattr(fast, "CHUNK", 8)
     monkeypatch.setattr(fast, "SCORES", 600)  # those of one head or two
     monkeypatch.setattr(fast, "ROWS", 3)
