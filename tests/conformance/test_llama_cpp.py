@@ -4,6 +4,9 @@ import llama_cpp
 import numpy as np
 import pytest
 from conformance.test_verify import assert_told, folders, script, verified  # noqa: F401  (folders is a fixture)
+from support.checkpoints import hub_tensors, write_checkpoint
+
+import numgpt
 
 peers = script("bench/peers.py")
 
@@ -22,3 +25,36 @@ def test_llama_cpp_is_told_by_its_table_of_gelu(folders, which, cache, tmp_path)
     model.eval(ids)
     logits = np.array(model.scores[: len(ids)])
     assert_told(verified({"logits": logits}, folder, ids), "logits", "half-precision table .* llama.cpp")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_int8_loses_no_more_than_llama_cpp_does_with_its_own(seed, tmp_path):
+    """Of a model that is as hard to round as real ones are: some rows and columns are 20 times the others."""
+    dice = np.random.default_rng(seed)
+
+    def drawn(x):
+        if x.ndim < 2:
+            return x / 64  # from -1/32 to 1/32
+        x = dice.normal(scale=0.05, size=x.shape).astype(np.float32)
+        x[dice.choice(len(x), len(x) // 50, replace=False)] *= 20
+        x[:, dice.choice(x.shape[1], x.shape[1] // 50, replace=False)] *= 20
+        return x
+
+    tensors = hub_tensors(vocab_size=320, n_positions=64, n_embd=128, n_layer=3, n_inner=512)
+    sizes = {"vocab_size": 320, "n_positions": 64, "n_embd": 128, "n_layer": 3, "n_head": 4}
+    write_checkpoint(tmp_path, {name: drawn(x) for name, x in tensors.items()}, {"model_type": "gpt2", **sizes})
+    peers.make_gguf(tmp_path, tmp_path / "f32.gguf")
+    how = llama_cpp.llama_model_quantize_default_params()
+    how.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0
+    files = [str(tmp_path / name).encode() for name in ("f32.gguf", "q8.gguf")]
+    assert llama_cpp.llama_model_quantize(*files, how) == 0
+
+    ids = dice.integers(320, size=60)
+    exact = numgpt.load(tmp_path, dtype="float64")
+    logits = numgpt.forward(ids, exact.params, exact.config)
+    theirs = llama_cpp.Llama(str(tmp_path / "q8.gguf"), n_ctx=64, logits_all=True, verbose=False)
+    theirs.eval(ids.tolist())
+
+    ours = numgpt.load(tmp_path, weights="int8")
+    lost = numgpt.fast.forward(ids, ours.params, ours.config) - logits
+    assert 0 < np.std(lost) <= np.std(np.array(theirs.scores[: len(ids)]) - logits)
