@@ -183,6 +183,7 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", choices=("hub", "gguf", "llm.c"), help=about_to)
     about_dtype = "of the numbers in a file: F32, F16, Q8_0 of gguf (default: that of the source), F32, BF16 of llm.c"
     parser.add_argument("--dtype", choices=("F32", "F16", "BF16", "Q8_0"), help=about_dtype)
+    parser.add_argument("--layer-at-a-time", action="store_true", help="changes nothing: no more is held at any time")
     add_model_settings(parser)
 
 

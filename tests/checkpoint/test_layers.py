@@ -1,5 +1,6 @@
 """Layers that stay in their file: one at a time, and the same to the bit."""
 
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -126,3 +127,17 @@ def test_verify_compares_with_a_layer_at_a_time(capsys, tmp_path):
     code, out, _ = call(capsys, "verify", dump, "--layer-at-a-time")
     assert code == 0
     assert "DIFFERS" not in out
+
+
+def test_what_is_converted_is_never_held_as_a_whole(capsys, tmp_path):
+    source = numgpt.hub.loading.locate("storyteller")
+    size = (source / "model.safetensors").stat().st_size
+    for target in "folder", "m.gguf":
+        call(capsys, "convert", source, tmp_path / f"first {target}", "-q")  # reads tables that stay
+        tracemalloc.start()
+        try:
+            call(capsys, "convert", source, tmp_path / target, "--layer-at-a-time", "-q")
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 0.6 * size
