@@ -1,11 +1,11 @@
 """What goes wrong when people port GPT-2: each likely mistake, as a small change of one forward pass.
 
 `all_causes` lists them, the common ones first; search.py tries them all, and the one under which our numbers become
-those of the other program is what happened there. Those of attention are in causes_attention.py.
+those of the other program is what happened there. Those of attention are in causes_attention.py, those of
+positions, and of steps with a cache, in causes_positions.py.
 """
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,17 +15,23 @@ from numgpt.config import Config
 from numgpt.model import merge_heads
 from numgpt.ops import gelu, gelu_erf, layer_norm, linear, relu, silu, softmax
 from numgpt.params import map_leaves
-from numgpt.verify.causes_attention import of_heads, of_projection, of_scores, reinterpreted
+from numgpt.trace import TRACE_SHAPES
+from numgpt.verify.causes_attention import capped, of_heads, of_projection, of_scores, reinterpreted
+from numgpt.verify.causes_positions import of_attention, of_embedding, of_steps
 from numgpt.verify.noise import to_bfloat16, to_float16
 from numgpt.verify.passes import NORMS, Cause, Edit, Site, norm_input
 
 
-def all_causes(config: Config, params: dict[str, Any], eps: float | None = None) -> Iterator[Cause]:
+def all_causes(
+    config: Config, params: dict[str, Any], eps: float | None = None, starts: Iterable[int] = (), T: int = 0
+) -> Iterator[Cause]:
     """Yield each mistake that is possible in a model, the common ones first.
 
-    eps  an epsilon that was solved for, to be tried too
+    eps     an epsilon that was solved for, to be tried too
+    starts  positions, of T, from which on it may be made
     """
-    yield from _of_embedding(config)
+    yield from of_embedding(config)
+    yield from of_steps(starts, T)
     yield from _of_layer_norm(config, eps)
     yield from of_projection()
     yield from of_scores(config)
@@ -34,28 +40,9 @@ def all_causes(config: Config, params: dict[str, Any], eps: float | None = None)
     yield from _of_matrices()
     yield from STREAM
     yield from _of_parameters(config, params)
+    yield from of_attention(config)
     yield from OUTPUT
-
-
-# --- embedding
-
-
-def embedding(site: Site, offset: int = 0, scale: float = 1.0, wpe: float = 1.0, order: int = 1) -> np.ndarray:
-    """Embed ids, with the positions moved by `offset` or in reverse order (-1), and either term multiplied."""
-    places = np.arange(len(site.x))[::order] + offset
-    return site.p["wte"][site.x] * scale + wpe * site.p["wpe"][places % site.config.n_ctx]
-
-
-def _of_embedding(config: Config) -> Iterator[Cause]:
-    for offset in (1, 2, -1):
-        words = f"position offset: positions count from {offset} instead of 0"
-        yield Cause(words + (", as in OPT" if offset == 2 else ""), {"embed": partial(embedding, offset=offset)})
-    yield Cause("the positions are not added", {"embed": partial(embedding, wpe=0.0)})
-    yield Cause("the position of every token is 0", {"embed": lambda s: s.p["wte"][s.x] + s.p["wpe"][0]})
-    yield Cause("positions count backwards", {"embed": partial(embedding, order=-1)})
-    scale = math.sqrt(config.n_embd)
-    yield Cause("the token embedding is multiplied by sqrt(C)", {"embed": partial(embedding, scale=scale)})
-    yield Cause("the embedding is multiplied by sqrt(C)", {"embed": partial(embedding, scale=scale, wpe=scale)})
+    yield from _of_rounding()
 
 
 # --- layer norm
@@ -285,6 +272,23 @@ def with_layers(params: Params, order: list[int]) -> Params:
     return {**params, "h": [params["h"][i] for i in order]}
 
 
+def with_rounded(params: Params, table: str, function: Function) -> Params:
+    """Return parameters of which one table is rounded; of a tied one, as it embeds and as it gives logits."""
+    return {**params, table: function(params[table])}
+
+
+def with_int8(params: Params, axis: int | None) -> Params:
+    """Return parameters whose matrices in the layers are rounded to int8: to the largest of each axis over 127."""
+
+    def rounded(path: str, x: np.ndarray) -> np.ndarray:
+        if not path.endswith(".w"):
+            return x
+        scale = abs(x).max(axis, keepdims=True) / 127
+        return np.rint(x / np.where(scale > 0, scale, 1)) * scale
+
+    return map_leaves(rounded, params)
+
+
 def without_head(params: Params) -> Params:
     return {name: x for name, x in params.items() if name != "lm_head"}
 
@@ -296,6 +300,16 @@ def _of_parameters(config: Config, params: Params) -> Iterator[Cause]:
         yield Cause(f"the weights are rounded to half precision ({name})", {}, patch=patch)
         words = f"the matrices are rounded to half precision ({name}), gains and biases are not"
         yield Cause(words, {}, patch=partial(patch, matrices_alone=True))
+        for table in ("wte", "wpe", "lm_head"):
+            if table in params:
+                yield Cause(
+                    f"{table} alone is rounded to half precision ({name})",
+                    {},
+                    patch=partial(with_rounded, table=table, function=function),
+                )
+    for axis, scales in ((0, "one scale an output"), (1, "one scale an input"), (None, "one scale a matrix")):
+        words = f"the matrices are rounded to int8, {scales}"
+        yield Cause(words, {}, patch=partial(with_int8, axis=axis))
     yield Cause("missing bias: all biases", {}, patch=partial(without_biases, norms=True))
     yield Cause("missing bias: those of all matrices", {}, patch=partial(without_biases, norms=False))
     L = config.n_layer
@@ -314,6 +328,26 @@ def _of_parameters(config: Config, params: Params) -> Iterator[Cause]:
         yield Cause("the output head is wte, but this model has one of its own, lm_head", {}, patch=without_head)
 
 
+# --- what is rounded elsewhere
+
+
+def rounded_to_bfloat16(site: Site) -> np.ndarray:
+    return to_bfloat16(site.value)
+
+
+STREAM_TENSORS = ("embed", "resid_mid", "resid_post")
+EVERY_TENSOR = sorted({name.removeprefix("h.N.") for name in TRACE_SHAPES})
+
+
+def _of_rounding() -> Iterator[Cause]:
+    edits: dict[str, Edit] = {"float16": rounded_to_float16, "bfloat16": rounded_to_bfloat16}
+    for name, edit in edits.items():
+        words = f"the residual stream is kept in half precision ({name})"
+        yield Cause(words, dict.fromkeys(STREAM_TENSORS, edit), coarse=True)
+        words = f"every intermediate is rounded to half precision ({name})"
+        yield Cause(words, dict.fromkeys(EVERY_TENSOR, edit), coarse=True)
+
+
 # --- the output
 
 
@@ -325,4 +359,5 @@ def log_softmax(site: Site) -> np.ndarray:
 OUTPUT = (
     Cause("the logits are log-probabilities: a log-softmax was applied", {"logits": log_softmax}),
     Cause("the logits are probabilities: a softmax was applied", {"logits": lambda s: softmax(s.value)}),
+    Cause("the logits have a soft cap, 30 tanh(x / 30)", {"logits": partial(capped, cap=30.0)}),
 )

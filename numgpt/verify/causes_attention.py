@@ -81,6 +81,8 @@ def of_projection() -> Iterator[Cause]:
     yield projection("transposed weight: attn.c_attn.w [C, 3C] is taken as [3C, C]", w=reinterpreted)
     words = "transposed weight: each of the three blocks of attn.c_attn.w is transposed"
     yield projection(words, w=blocks_transposed)
+    yield Cause("the keys are taken for the values", {"attn.v": lambda s: s.seen["attn.k"]})
+    yield Cause("the queries are taken for the keys", {"attn.k": lambda s: s.seen["attn.q"]})
     yield projection("missing bias: attn.c_attn.b", b=lambda b: 0 * b)
     for i, name in enumerate(QKV):
         edit = partial(projected, which=i, b=partial(block_missing, which=i))
@@ -134,6 +136,23 @@ def softmax_over(site: Site, axis: int) -> np.ndarray:
     return np.nan_to_num(e / e.sum(axis, keepdims=True))
 
 
+def softmax_with_one_more(site: Site) -> np.ndarray:
+    """Compute a softmax whose sum has one more, exp(0): that of a key that is 0 and has no value."""
+    x = site.seen["attn.scores"]
+    largest = np.maximum(x.max(-1, keepdims=True), 0)
+    e = np.exp(x - largest)
+    return e / (e.sum(-1, keepdims=True) + np.exp(-largest))
+
+
+def capped(site: Site, cap: float) -> np.ndarray:
+    """Compute cap tanh(x / cap): a soft cap, as in Gemma 2."""
+    return cap * np.tanh(site.value / cap)
+
+
+def capped_scores(site: Site, cap: float) -> np.ndarray:
+    return np.where(np.isneginf(site.value), -math.inf, capped(site, cap))
+
+
 def no_softmax(site: Site) -> np.ndarray:
     x = site.seen["attn.scores"]
     return np.where(np.isneginf(x), 0, x)
@@ -168,6 +187,9 @@ WEIGHTS = (
     ),
     Cause("softmax on the wrong axis: over the heads", {"attn.weights": partial(softmax_over, axis=0)}),
     Cause("no softmax", {"attn.weights": no_softmax}),
+    Cause("softmax with one more in its sum: an attention sink", {"attn.weights": softmax_with_one_more}),
+    Cause("the scores have a soft cap, 50 tanh(x / 50)", {"attn.scores": partial(capped_scores, cap=50.0)}),
+    Cause("the scores have a soft cap, 30 tanh(x / 30)", {"attn.scores": partial(capped_scores, cap=30.0)}),
     Cause(
         "the weights of attention are transposed before they meet the values",
         {"attn.z": lambda s: s.seen["attn.weights"].swapaxes(-1, -2) @ s.seen["attn.v"]},

@@ -48,6 +48,7 @@ class Cause(NamedTuple):
     apart: bool = False  # the edits may happen one without the other: a mistake of one layer norm, or of all
     behind: bool = False  # it comes behind the product that makes q, k and v, or the scores: those in a dump are right
     coarse: bool = False  # it rounds, so that values on the edge between two may go either way
+    before: tuple[int, ...] = ()  # ids that stand before the text, and are seen
 
 
 NO_MISTAKE = Cause("", {})
@@ -101,6 +102,15 @@ def attempts_in_one(cause: Cause, config: Config, layers: range) -> Iterator[Att
 
 # --- the pass
 
+
+def of_text(base: str, ahead: int) -> tuple[slice, ...]:
+    """Return which part of a tensor is of the text, behind so many other tokens."""
+    there, all_heads = slice(ahead, None), slice(None)
+    if base in ("attn.scores", "attn.weights"):
+        return all_heads, there, there
+    return (all_heads, there) if base in (*QKV, "attn.z") else (there,)
+
+
 Rounded = Callable[[str, Site, np.ndarray], np.ndarray]  # name, site, value -> value with errors
 Stop = Callable[[str, np.ndarray], bool]
 
@@ -128,6 +138,11 @@ def run(
     """
     if cause.patch:
         params = cause.patch(params)
+    ahead = len(cause.before)
+    if ahead:
+        ids = np.concatenate([np.array(cause.before, ids.dtype), ids])
+        if len(ids) > config.n_ctx:
+            return {}
     made: dict[str, np.ndarray] = {}
     seen: dict[str, np.ndarray] = {}
     x: np.ndarray = ids
@@ -142,13 +157,19 @@ def run(
         out = edit(site).astype(value.dtype, copy=False) if edit else value
         if name in dump:
             hidden = edit is not None and cause.behind and dump[name].veiled  # it has what was before the mistake
-            made[name] = value if hidden else show(site) if show else out
+            text = of_text(base, ahead)
+            made[name] = (value if hidden else show(site) if show else out)[text]
             if rounded:
                 made[name] = rounded(name, site, made[name])
             if stop and stop(name, made[name]):
                 raise _Enough
             if name != "logits" and not hidden and not show:
-                out = dump[name].x.astype(value.dtype)
+                theirs = dump[name].x.astype(value.dtype)
+                if ahead:
+                    out = out.copy()
+                    out[text] = theirs
+                else:
+                    out = theirs
         if rounded:
             out = rounded(name, site, out)
         seen[base] = out

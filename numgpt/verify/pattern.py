@@ -4,9 +4,7 @@ import numpy as np
 
 from numgpt.config import Config
 from numgpt.verify.noise import masked, precision_of
-
-SAME = 1e-3  # of their size, by which numbers may differ that are taken for equal
-AXES = {2: ("position", "feature"), 3: ("head", "position", "feature or key")}
+from numgpt.verify.solve import AXES, SAME, name_of_factor, solve_factor, solve_order
 
 
 def describe(name: str, theirs: np.ndarray, ours: np.ndarray, config: Config) -> list[str]:
@@ -40,27 +38,16 @@ def _not_finite(theirs: np.ndarray, ours: np.ndarray) -> list[str]:
 
 def factor_line(theirs: np.ndarray, ours: np.ndarray, config: Config) -> list[str]:
     """Say by which one factor all values differ, leaving aside those that are 0 in the dump alone."""
-    zero = (theirs == 0) & (ours != 0)
-    compared = ~zero & (abs(ours) > SAME * abs(ours).max())
-    if not compared.any():
+    found = solve_factor(theirs, ours)
+    if found is None:
         return []
-    ratios = theirs[compared] / ours[compared]
-    factor = float(np.median(ratios))
-    if not abs(ratios - factor).max() < SAME * abs(factor):
-        return []
+    factor, zero = found
     zeros = zero.mean()
     if zeros > 0.005:
         line = f"{100 * zeros:.0f} % of the values are 0, the others are {factor:.4g} times ours"
         keeps_the_mean = abs(factor * (1 - zeros) - 1) < 0.1
         return [line + (": dropout is switched on (put the model into evaluation mode)" if keeps_the_mean else "")]
-    return [f"every value is {factor:.6g}{_named(factor, config)} times ours"] if abs(factor - 1) > 1e-6 else []
-
-
-def _named(factor: float, config: Config) -> str:
-    """Return " = 1/sqrt(D)" and the like for a factor that is of the model's sizes, else nothing."""
-    known = {"sqrt(D)": config.head_size**0.5, "sqrt(C)": config.n_embd**0.5, "D": float(config.head_size)}
-    known |= {f"1/{name}": 1 / x for name, x in known.items()}
-    return next((f" = {name}" for name, x in known.items() if abs(factor / x - 1) < SAME), "")
+    return [f"every value is {factor:.6g}{name_of_factor(factor, config)} times ours"] if abs(factor - 1) > 1e-6 else []
 
 
 def _correlation(theirs: np.ndarray, ours: np.ndarray) -> list[str]:
@@ -81,16 +68,11 @@ def _moved(theirs: np.ndarray, ours: np.ndarray) -> list[str]:
     """Say which heads, positions or features are ours in another order."""
     lines = []
     for axis, what in enumerate(AXES[theirs.ndim]):
-        a, b = (np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1) for x in (theirs, ours))
-        if not 1 < len(a) <= 4096:
-            continue
-        near = ((b * b).sum(1) - 2 * a @ b.T).argmin(axis=1)  # which of ours is nearest to each
-        size = np.sqrt((a * a).sum(1))
-        same = np.sqrt(((a - b[near]) ** 2).sum(1)) <= SAME * size
-        moved = np.flatnonzero(same & (size > 0) & (near != np.arange(len(a))))
-        if 2 * len(moved) > len(a):
+        near = solve_order(theirs, ours, axis)
+        if near is not None:
+            moved = np.flatnonzero(near != np.arange(len(near)))
             listed = ", ".join(f"{i} is our {near[i]}" for i in moved[:4])
-            lines.append(f"{len(moved)} of {len(a)} along the axis of {what}s are moved: {what} {listed}, ...")
+            lines.append(f"{len(moved)} of {len(near)} along the axis of {what}s are moved: {what} {listed}, ...")
     return lines
 
 

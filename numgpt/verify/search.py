@@ -1,6 +1,6 @@
 """Which mistake explains the first difference: each of causes.py is tried, in every layer and in each alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from numgpt.trace import layer_and_base, trace_shapes
 from numgpt.verify.causes import all_causes, wrong_epsilon
-from numgpt.verify.noise import WIDEN, Comparison, Gap, noise_of, widest
+from numgpt.verify.noise import WIDEN, Comparison, Gap, masked, noise_of, widest
 from numgpt.verify.passes import (
     NORMS,
     QKV,
@@ -22,7 +22,7 @@ from numgpt.verify.passes import (
     norm_input,
     run,
 )
-from numgpt.verify.solve import search_eps, solve_eps
+from numgpt.verify.solve import AXES, search_eps, solve_eps, solved_causes
 
 
 class Leftover(NamedTuple):
@@ -73,13 +73,20 @@ class Search:
         near: list[Cause] = []
         far: list[Cause] = []
         window, layers = self.window(), self.layers()
-        for cause in all_causes(self.config, self.comparison.params64, self.solved_eps()):
-            (near if cause.patch or window & {*cause.edits, *cause.shown} else far).append(cause)
+        if self.first == "logits":  # what they say is quickly tried
+            self.try_all(self.solved())
+            if any(map(self.is_whole, self.fits)):
+                return likeliest(self.fits)
+        starts, T = self.starts(), len(self.comparison.ids)
+        for cause in all_causes(self.config, self.comparison.params64, self.solved_eps(), starts, T):
+            (near if cause.patch or cause.before or window & {*cause.edits, *cause.shown} else far).append(cause)
         for causes in near, far:
             self.try_all(attempt for cause in causes for attempt in attempts(cause, self.config))
             if any(map(self.is_whole, self.fits)):
                 return likeliest(self.fits)
             self.try_all(attempt for cause in causes for attempt in attempts_in_one(cause, self.config, layers))
+            if not any(fit.explains for fit in self.fits):
+                self.try_all(self.solved())
             if any(fit.explains for fit in self.fits):
                 return likeliest(self.fits)
         self.try_all(attempts(wrong_epsilon(self.config, search_eps(self.left_by_eps)), self.config))
@@ -116,7 +123,34 @@ class Search:
             end = 0 if self.first == "embed" else self.config.n_layer - 1
         return range(start or 0, end + 1)
 
-    # --- an epsilon computed from the tensors
+    def starts(self) -> list[int]:
+        """Return from which positions on a mistake may be made that shows in some of them: the first, and one before.
+
+        Where it begins it may make nothing worse yet, as where a token sees itself alone.
+        """
+        theirs, ours = self.theirs_and_ours()
+        if theirs.shape != ours.shape or theirs.ndim not in AXES:
+            return []
+        axis = AXES[theirs.ndim].index("position")
+        with np.errstate(invalid="ignore"):
+            apart = np.nan_to_num(abs(theirs - ours), nan=0.0, posinf=np.inf)
+        worst = apart.max(tuple(i for i in range(theirs.ndim) if i != axis))
+        noise = self.comparison.noise[self.first].times(self.comparison.scale).largest
+        first = int((worst > WIDEN * noise).argmax())
+        return [start for start in (first, first - 1) if start > 0]
+
+    # --- what is computed from the tensors
+
+    def theirs_and_ours(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first tensor that differs, as the dump has it and as it is right."""
+        theirs, ours = masked(self.first, self.found[self.first].x), self.truth[self.first]
+        return theirs, ours[-len(theirs) :] if self.first == "logits" else ours
+
+    def solved(self) -> Iterator[Attempt]:
+        """Yield what the first tensor that differs says by itself, as made in that tensor."""
+        layer, base = layer_and_base(self.first)
+        for cause in solved_causes(base, *self.theirs_and_ours(), self.config):
+            yield Attempt(cause, partial(is_in, layer=layer, base=base), f"{self.first}: {cause.words}")
 
     def solved_eps(self) -> float | None:
         """Return the epsilon that gives the first difference, if that is a layer norm."""

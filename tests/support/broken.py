@@ -14,6 +14,14 @@ BUGS = {
     "position offset 2": "embed",
     "position offset -1": "embed",
     "no positions": "embed",
+    "position offset 5": "embed",
+    "sinusoids in turns": "embed",
+    "sinusoids in halves": "embed",
+    "anew from 4": "embed",
+    "place 0 from 4": "embed",
+    "no place from 4": "embed",
+    "one up from 4": "embed",
+    "one down from 4": "embed",
     "epsilon 1e-6": "ln_1",
     "epsilon 1e-12": "ln_1",
     "epsilon 1e-3": "ln_1",
@@ -33,13 +41,24 @@ BUGS = {
     "heads [T, D, H]": "attn.q",
     "heads [D, T, H]": "attn.q",
     "heads without transpose": "attn.q",
+    "rotary halves": "attn.q",
+    "rotary pairs": "attn.q",
+    "values are keys": "attn.v",
     "no scale": "attn.scores",
+    "ALiBi": "attn.scores",
+    "soft cap": "attn.scores",
+    "window 6": "attn.scores",
+    "blocks 3": "attn.scores",
+    "forgets before 4": "attn.scores",
+    "keeps none from 4": "attn.scores",
+    "one row from 4": "attn.scores",
     "scale sqrt(C)": "attn.scores",
     "no inverse layer": "attn.scores",
     "mask sees next": "attn.scores",
     "mask hides self": "attn.scores",
     "no mask": "attn.scores",
     "softmax over queries": "attn.weights",
+    "one more in the sum": "attn.weights",
     "merge [T, D, H]": "attn_out",
     "merge without transpose": "attn_out",
     "transposed attn.c_proj": "attn_out",
@@ -58,6 +77,10 @@ BUGS = {
     "no final norm": "ln_f",
     "float16 weights": "embed",
     "bfloat16 weights": "embed",
+    "float16 stream": "embed",
+    "int8 by output": "attn.q",
+    "logits / sqrt(C)": "logits",
+    "logits moved": "logits",
 }
 
 
@@ -97,6 +120,9 @@ def dump(ids, params, config, bug=None, layer=None, dtype=np.float64):
 
     def linear(x, p, name, at):
         w, b = get(p["w"]), get(p["b"])
+        if on("int8 by output", at):
+            steps = np.max(np.abs(w), axis=0) / 127
+            w = (np.round(w / steps) * steps).astype(dtype)
         if on(f"transposed {name}", at):
             w = w.ravel().reshape(w.shape[1], w.shape[0]).T
         y = np.einsum("ta,ab->tb", x, w)
@@ -104,10 +130,28 @@ def dump(ids, params, config, bug=None, layer=None, dtype=np.float64):
 
     offset = next((int(bug.split()[-1]) for b in [bug] if b and b.startswith("position offset")), 0)
     places = (np.arange(T) + offset) % config.n_ctx
+    where = get(params["wpe"])
+    if bug in ("sinusoids in turns", "sinusoids in halves"):
+        where = np.zeros((T, C))
+        for t in range(T):
+            for i in range(C):
+                pair, odd = (i // 2, i % 2) if bug == "sinusoids in turns" else (i % (C // 2), i >= C // 2)
+                where[t, i] = (math.cos if odd else math.sin)(t / 10000 ** (2 * pair / C))
+        where = where.astype(dtype)
+    for t in range(4, T):
+        moved = {"anew from 4": t - 4, "place 0 from 4": 0, "one up from 4": t + 1, "one down from 4": t - 1}
+        places[t] = moved.get(bug, places[t])
     x = get(params["wte"])[ids]
     if bug != "no positions":
-        x = x + get(params["wpe"])[places]
-    seen["embed"] = x
+        added = where[places]
+        if bug == "no place from 4":
+            added[4:] = 0
+        x = x + added
+
+    def kept(x):
+        return x.astype(np.float16).astype(dtype) if bug == "float16 stream" else x
+
+    x = seen["embed"] = kept(x)
     for i, p in enumerate(params["h"]):
         at = f"h.{i}."
         start = x
@@ -133,6 +177,13 @@ def dump(ids, params, config, bug=None, layer=None, dtype=np.float64):
                 split = [parts[name][:, h * D : (h + 1) * D] for h in range(H)]
             heads[name] = seen[f"{at}attn.{name}"] = np.stack(split)
 
+        if on("values are keys", i):
+            heads["v"] = seen[f"{at}attn.v"] = heads["k"]
+        for kind in "halves", "pairs":
+            if on(f"rotary {kind}", i):
+                for name in "qk":
+                    heads[name] = seen[f"{at}attn.{name}"] = _rotary(heads[name], kind == "halves")
+
         size = heads["q"].shape[-1]
         scale = 1 / math.sqrt(size) if config.scale_attn_weights else 1.0
         scale = 1.0 if on("no scale", i) else 1 / math.sqrt(C) if on("scale sqrt(C)", i) else scale
@@ -140,12 +191,30 @@ def dump(ids, params, config, bug=None, layer=None, dtype=np.float64):
             scale /= i + 1
         reach = 1 if on("mask sees next", i) else -1 if on("mask hides self", i) else T if on("no mask", i) else 0
         visible = np.arange(T)[None, :] <= np.arange(T)[:, None] + reach
+        for row in range(T):
+            for key in range(row + 1):
+                hides = {
+                    "window 6": row - key >= 6,
+                    "blocks 3": row // 3 != key // 3,
+                    "forgets before 4": key < 4 <= row,
+                    "keeps none from 4": 4 <= key < row,
+                    "one row from 4": row >= 4 and key > row - 4,
+                }
+                visible[row, key] &= not any(on(name, i) and yes for name, yes in hides.items())
         scores = np.stack([np.einsum("td,sd->ts", q, k) for q, k in zip(heads["q"], heads["k"], strict=True)])
         lowest = -1e9 if on("mask hides self", i) else -np.inf  # with -inf the first position would be NaN
-        scores = seen[at + "attn.scores"] = np.where(visible, scores * dtype(scale), dtype(lowest))
+        scores = scores * dtype(scale)
+        if on("soft cap", i):
+            scores = 30 * np.tanh(scores / 30)
+        if on("ALiBi", i):
+            for head in range(H):
+                for row in range(T):
+                    scores[head, row] -= 2 ** (-8 * (head + 1) / H) * (row - np.arange(T))
+        scores = seen[at + "attn.scores"] = np.where(visible, scores, dtype(lowest)).astype(dtype)
         axis = 1 if on("softmax over queries", i) else 2
         e = np.exp(scores - scores.max(axis=axis, keepdims=True))
-        weights = seen[at + "attn.weights"] = e / e.sum(axis=axis, keepdims=True)
+        more = np.exp(-scores.max(axis=axis, keepdims=True)) if on("one more in the sum", i) else 0
+        weights = seen[at + "attn.weights"] = (e / (e.sum(axis=axis, keepdims=True) + more)).astype(dtype)
         z = seen[at + "attn.z"] = np.stack([w @ v for w, v in zip(weights, heads["v"], strict=True)])
 
         if on("merge [T, D, H]", i):
@@ -155,7 +224,7 @@ def dump(ids, params, config, bug=None, layer=None, dtype=np.float64):
         else:
             merged = np.concatenate(list(z), axis=1)
         out = seen[at + "attn_out"] = linear(merged, p["attn"]["c_proj"], "attn.c_proj", i)
-        x = out if on("no residual", i) else x + out
+        x = kept(out if on("no residual", i) else x + out)
         if on("post-LN", i):
             x = norm(x, p["ln_1"], i)
         seen[at + "resid_mid"] = x
@@ -170,11 +239,29 @@ def dump(ids, params, config, bug=None, layer=None, dtype=np.float64):
             kind = other if on(other, i) else kind
         post = seen[at + "mlp.post"] = ACTIVATIONS[kind](pre).astype(dtype)
         out = seen[at + "mlp_out"] = linear(post, p["mlp"]["c_proj"], "mlp.c_proj", i)
-        x = x + out
+        x = kept(x + out)
         x = seen[at + "resid_post"] = norm(x, p["ln_2"], i) if on("post-LN", i) else x
     x = seen["ln_f"] = x if bug == "no final norm" else norm(x, params["ln_f"], None)
-    seen["logits"] = np.einsum("tc,vc->tv", x, get(params.get("lm_head", params["wte"])))
+    logits = np.einsum("tc,vc->tv", x, get(params.get("lm_head", params["wte"])))
+    if bug == "logits / sqrt(C)":
+        logits = logits / dtype(math.sqrt(C))
+    seen["logits"] = np.concatenate([logits[-1:], logits[:-1]]) if bug == "logits moved" else logits
     return seen
+
+
+def _rotary(x, halves):
+    """Turn the pairs of each row's features by its position: with complex numbers."""
+    T, D = x.shape[1:]
+    n = D // 2
+    first, second = (x[..., :n], x[..., n : 2 * n]) if halves else (x[..., : 2 * n : 2], x[..., 1 : 2 * n : 2])
+    angles = np.array([[t / 10000 ** (2 * i / D) for i in range(n)] for t in range(T)])
+    turned = (first + 1j * second) * np.exp(1j * angles)
+    y = x.copy()
+    if halves:
+        y[..., :n], y[..., n : 2 * n] = turned.real, turned.imag
+    else:
+        y[..., : 2 * n : 2], y[..., 1 : 2 * n : 2] = turned.real, turned.imag
+    return y
 
 
 def _tanh(x):

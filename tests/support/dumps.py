@@ -63,11 +63,34 @@ WORDS = {
     "transposed mlp.c_proj": "transposed weight: mlp.c_proj.w",
     "no mlp.c_proj bias": "missing bias: mlp.c_proj.b",
     "no final norm": "no final layer norm",
+    "position offset 5": "position offset: positions count from 5 instead of 0: 5 pads",
+    "sinusoids in turns": "sinusoidal positions instead of the learned ones (sine and cosine in turns)",
+    "sinusoids in halves": "sinusoidal positions instead of the learned ones (all sines, then all cosines)",
+    "anew from 4": "tokens from 4 on begin anew at position 0",
+    "place 0 from 4": "tokens from 4 on all have position 0",
+    "no place from 4": "tokens from 4 on get no position",
+    "one up from 4": "tokens from 4 on have positions that are one too high",
+    "one down from 4": "tokens from 4 on have positions that are one too low",
+    "rotary halves": "rotary positions beside the learned ones (base 10000, pairs of halves",
+    "rotary pairs": "rotary positions beside the learned ones (base 10000, pairs of neighbours",
+    "values are keys": "the keys are taken for the values",
+    "ALiBi": "ALiBi: distances are subtracted from scores, beside the learned ones",
+    "soft cap": "a soft cap",
+    "window 6": "a window: a position sees the last 6, itself among them",
+    "blocks 3": "blocks: a position sees its own block of 3",
+    "forgets before 4": "positions from 4 on see none before 4: the cache is forgotten",
+    "keeps none from 4": "positions from 4 on see the 4 before and themselves",
+    "one row from 4": "the mask of positions from 4 on begins anew",
+    "one more in the sum": "softmax with one more in its sum",
+    "float16 stream": "the residual stream is kept in half precision (float16)",
+    "int8 by output": "the matrices are rounded to int8, one scale an output",
+    "logits / sqrt(C)": "= 1/sqrt(C) times ours",
+    "logits moved": "all are moved along the axis of positions by 1",
     "float16 weights": "rounded to half precision (float16)",
     "bfloat16 weights": "rounded to half precision (bfloat16)",
 }
 NEEDS = {"tanh": {"activation_function": "gelu"}, "no inverse layer": {"scale_attn_by_inverse_layer_idx": True}}
-ONCE = ("embed", "ln_f")  # not in a layer
+ONCE = ("embed", "ln_f", "logits")  # not in a layer
 
 
 def wide_params(config, seed=0):

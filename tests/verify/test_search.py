@@ -97,6 +97,33 @@ def test_a_second_bug_behind_the_first_is_told_of():
     assert "behind it h.1.mlp.post differs first, by another" in cause
 
 
+@pytest.mark.parametrize("name", ["embed", "h.1.attn.weights", "h.0.mlp_out"])
+def test_dropout_is_a_cause(name):
+    model = wide()
+    tensors = dump(IDS, model.params, model.config, dtype=np.float32)
+    kept = np.random.default_rng(0).random(tensors[name].shape) >= 0.1
+    tensors[name] = tensors[name] * kept / np.float32(0.9)
+    [cause, *_] = check(model, IDS, tensors).causes
+    assert cause.startswith(f"{name}: dropout is switched on")
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+@pytest.mark.parametrize("full", [True, False])
+def test_tokens_that_stand_before_the_text_are_told(n, full):
+    """They are seen by all that follows; what a dump has of them is cut off."""
+    model = wide(eos_token_id=30)
+    tensors = dump([30] * n + IDS, model.params, model.config, dtype=np.float32)
+    if not full:
+        tensors = {"logits": tensors["logits"]}
+    for name, x in tensors.items():
+        for axis in range(x.ndim):
+            if x.shape[axis] == n + len(IDS):
+                x = x.swapaxes(0, axis)[n:].swapaxes(0, axis)
+        tensors[name] = x
+    [cause, *_] = check(model, IDS, tensors).causes
+    assert cause.startswith(("a token stands" if n == 1 else f"{n} tokens stand") + " before the text")
+
+
 def test_scores_dumped_before_the_mask_are_told_from_a_missing_mask():
     model = wide()
     tensors = dump(IDS, model.params, model.config, dtype=np.float32)
