@@ -5,6 +5,7 @@ those of the other program is what happened there. Those of attention are in cau
 positions, and of steps with a cache, in causes_positions.py.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -39,6 +40,7 @@ def all_causes(
     yield from _of_activation(config)
     yield from _of_matrices()
     yield from STREAM
+    yield from _of_branches(config)
     yield from _of_parameters(config, params)
     yield from of_attention(config)
     yield from OUTPUT
@@ -140,6 +142,15 @@ ACTIVATIONS: dict[str, Function] = {
     "SiLU": silu,
     "tanh": np.tanh,
     "no activation": lambda x: x,
+    "tanh GELU without its cubic term": lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * x)),
+    "tanh GELU without sqrt(2/pi)": lambda x: x / 2 * (1 + np.tanh(x + 0.044715 * x**3)),
+    "tanh GELU with 2/pi instead of its root": lambda x: x / 2 * (1 + np.tanh(2 / math.pi * (x + 0.044715 * x**3))),
+    "tanh GELU with sqrt(pi/2)": lambda x: x / 2 * (1 + np.tanh(math.sqrt(math.pi / 2) * (x + 0.044715 * x**3))),
+    "tanh GELU that is not halved": lambda x: 2 * gelu(x),
+    "squared relu": lambda x: relu(x) ** 2,
+    "leaky relu (0.01)": lambda x: np.where(x > 0, x, 0.01 * x),
+    "ELU": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "softplus": lambda x: np.logaddexp(x, 0),
 }
 
 
@@ -249,7 +260,37 @@ STREAM = (
         dict.fromkeys(("embed", "attn_out", "resid_mid", "mlp_out", "resid_post", "logits"), centred),
     ),
     Cause("a layer is left out", {"resid_post": lambda s: s.x}),
+    Cause("the output of attention is added twice", {"resid_mid": lambda s: s.value + s.seen["attn_out"]}),
+    Cause("the output of the MLP is added twice", {"resid_post": lambda s: s.value + s.seen["mlp_out"]}),
+    Cause("the residual is added twice after attention", {"resid_mid": lambda s: s.value + s.x}),
+    Cause("the residual is added twice after the MLP", {"resid_post": lambda s: s.value + s.seen["resid_mid"]}),
+    Cause(
+        "the residual that is added after the MLP is the output of attention alone",
+        {"resid_post": lambda s: s.seen["attn_out"] + s.seen["mlp_out"]},
+    ),
+    Cause(
+        "the MLP reads the output of attention alone, through ln_2",
+        {"ln_2": lambda s: _normed(s, "ln_2", s.seen["attn_out"])},
+    ),
+    Cause("attention reads the residual stream without ln_1, which only the MLP has", {"ln_1": lambda s: s.x}),
 )
+
+
+def _of_branches(config: Config) -> Iterator[Cause]:
+    """Yield what both branches of each layer may be multiplied by."""
+    L = config.n_layer
+    for factor, words in (
+        (1 / math.sqrt(2 * L), "1/sqrt(2 L), as their weights are at first"),
+        (1 / math.sqrt(L), "1/sqrt(L)"),
+        (0.5, "1/2"),
+    ):
+        if factor < 1:
+            edits: dict[str, Edit] = dict.fromkeys(("attn_out", "mlp_out"), partial(times, factor=factor))
+            yield Cause(f"what attention and MLP add to the stream is multiplied by {words}", edits)
+
+
+def times(site: Site, factor: float) -> np.ndarray:
+    return site.value * factor
 
 
 # --- parameters, in all layers at once
@@ -265,6 +306,15 @@ def rounded_params(params: Params, function: Function, matrices_alone: bool) -> 
 def without_biases(params: Params, norms: bool) -> Params:
     """Return parameters without biases: all, or those of matrices alone."""
     return map_leaves(lambda path, x: 0 * x if path.endswith(".b") and (norms or "ln_" not in path) else x, params)
+
+
+def with_biases(params: Params, factor: float) -> Params:
+    """Return parameters whose biases, but those of layer norms, are multiplied by a factor."""
+    return map_leaves(lambda path, x: factor * x if path.endswith(".b") and "ln_" not in path else x, params)
+
+
+def with_gains_of_one_more(params: Params) -> Params:
+    return map_leaves(lambda path, x: x + 1 if path.endswith(".g") else x, params)
 
 
 def with_layers(params: Params, order: list[int]) -> Params:
@@ -322,8 +372,16 @@ def _of_parameters(config: Config, params: Params) -> Iterator[Cause]:
         if L > 10:
             words = "the layers come in the order of their names as text: 0, 1, 10, 11, 2, ..."
             orders[words] = sorted(range(L), key=str)
+        for n in range(1, min(L, 4)):
+            orders[f"the last {'layer is' if n == 1 else f'{n} layers are'} left out"] = list(range(L - n))
+            orders[f"the first {'layer is' if n == 1 else f'{n} layers are'} left out"] = list(range(n, L))
+        orders["each layer is applied twice"] = [i for i in range(L) for _ in range(2)]
+        orders["each layer has the parameters of the next one"] = [*range(1, L), L - 1]
         for words, order in orders.items():
             yield Cause(words, {}, patch=partial(with_layers, order=order))
+    yield Cause("the biases of matrices are subtracted", {}, patch=partial(with_biases, factor=-1))
+    yield Cause("the biases of matrices are added twice", {}, patch=partial(with_biases, factor=2))
+    yield Cause("1 is added to the gains of layer norms, as in Gemma", {}, patch=with_gains_of_one_more)
     if "lm_head" in params:
         yield Cause("the output head is wte, but this model has one of its own, lm_head", {}, patch=without_head)
 

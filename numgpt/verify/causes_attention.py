@@ -272,6 +272,14 @@ def merged_z(site: Site, order: HeadOrder) -> np.ndarray:
     return split_heads(order.merge(site.value), site.config.n_head)
 
 
+def heads_of(site: Site, number: int) -> np.ndarray:
+    """Compute attn.z with another number of heads, each scaled by the root of its own size."""
+    config = site.config
+    q, k, v = (split_heads(merge_heads(site.seen[name]), number) for name in QKV)
+    other = config._replace(n_head=number)
+    return split_heads(merge_heads(attend(q, k, v, attention_scale(other, site.layer))), config.n_head)
+
+
 def other_heads(site: Site, size: int) -> np.ndarray:
     """Compute attn.z with D heads of size H, and scores divided by the root of some size."""
     config = site.config
@@ -280,9 +288,33 @@ def other_heads(site: Site, size: int) -> np.ndarray:
     return split_heads(merge_heads(attend(q, k, v, factor / math.sqrt(size))), config.n_head)
 
 
+def of_one_head(site: Site) -> np.ndarray:
+    """Return keys or values of which all heads have those of the first."""
+    return np.repeat(site.value[:1], len(site.value), axis=0)
+
+
+def unit(site: Site) -> np.ndarray:
+    """Return q or k with each vector divided by its length: QK-norm."""
+    return site.value / np.sqrt((site.value**2).sum(-1, keepdims=True))
+
+
+def rms(site: Site) -> np.ndarray:
+    return site.value / np.sqrt((site.value**2).mean(-1, keepdims=True))
+
+
 def of_heads(config: Config) -> Iterator[Cause]:
+    norms: dict[str, Edit] = {"divided by their length": unit, "divided by their root mean square": rms}
+    for words, edit in norms.items():
+        yield Cause(f"queries and keys are {words} (QK-norm)", dict.fromkeys(("attn.q", "attn.k"), edit), behind=True)
+    C, H = config.n_embd, config.n_head
+    for number in (n for n in (1, 2, 4, 8, 12, 16, 20, 25, 32, 64) if C % n == 0 and n not in (H, config.head_size)):
+        words = f"attention has {number} head{'s' if number > 1 else ''} instead of {H}"
+        yield Cause(words, {"attn.z": partial(heads_of, number=number)})
     if config.n_head == 1:
         return
+    for names, words in ((("attn.k", "attn.v"), "keys and values"), (("attn.k",), "keys"), (("attn.v",), "values")):
+        edits: dict[str, Edit] = dict.fromkeys(names, of_one_head)
+        yield Cause(f"all heads have the {words} of the first (multi-query attention)", edits, behind=True)
     wrong = "heads split on the wrong axis"
     for order in HEAD_ORDERS:
         splits: dict[str, Edit] = {name: partial(split, order=order) for name in QKV}

@@ -50,6 +50,15 @@ def with_sinusoids(site: Site, in_turns: bool, scale: float) -> np.ndarray:
     return wte * scale + sinusoids(T, C, in_turns)
 
 
+def other_ids(site: Site, step: int) -> np.ndarray:
+    return site.value - site.p["wte"][site.x] + site.p["wte"][(site.x + step) % site.config.n_vocab]
+
+
+def normalised(site: Site) -> np.ndarray:
+    centred = site.value - site.value.mean(-1, keepdims=True)
+    return centred / np.sqrt(site.value.var(-1, keepdims=True) + site.config.layer_norm_epsilon)
+
+
 def of_embedding(config: Config) -> Iterator[Cause]:
     """Yield what can be wrong with the embedding of all positions alike."""
     for offset in (1, 2, -1, 3, 4, 5, 6, 7, 8):
@@ -65,6 +74,15 @@ def of_embedding(config: Config) -> Iterator[Cause]:
         for scale, more in ((1.0, ""), (root, ", and the token embedding is multiplied by sqrt(C)")):
             words = f"sinusoidal positions instead of the learned ones ({order}){more}"
             yield Cause(words, {"embed": partial(with_sinusoids, in_turns=in_turns, scale=scale)})
+    for step in (1, -1):
+        yield Cause(
+            f"ids are {'one too high' if step > 0 else 'one too low'}", {"embed": partial(other_ids, step=step)}
+        )
+    yield Cause("the token embedding is left out", {"embed": partial(embedding, scale=0.0)})
+    yield Cause("a layer norm without gain and bias stands behind the embedding", {"embed": normalised})
+    for factor, name in ((1 / root, "1/sqrt(C)"), (0.5, "1/2")):
+        words = f"the embedding is multiplied by {name}"
+        yield Cause(words, {"embed": partial(embedding, scale=factor, wpe=factor)})
     yield Cause("the token embedding is multiplied by sqrt(C)", {"embed": partial(embedding, scale=root)})
     yield Cause("the embedding is multiplied by sqrt(C)", {"embed": partial(embedding, scale=root, wpe=root)})
     for n in (1, 2, 3, 4, 5, 8):

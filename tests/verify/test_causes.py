@@ -24,7 +24,7 @@ def test_every_mistake_changes_what_it_names_and_nothing_else(changes):
     assert len(listed) > 120
     for cause in listed:
         made = run(np.array(IDS), params, model.config, dump, cause)
-        touched = {layer_and_base(name)[1] for name in right if gap_between(name, made[name], right[name]).rms > 0}
+        touched = {layer_and_base(name)[1] for name in made if gap_between(name, made[name], right[name]).rms > 0}
         assert touched, cause.words
         assert cause.patch or cause.before or touched <= {*cause.edits, *cause.shown}, cause.words
 

@@ -36,7 +36,7 @@ def test_a_bug_in_every_layer_is_named_by_the_logits_alone(bug):
     assert WORDS[bug] in report.causes[0]
 
 
-IN_A_LAYER = [bug for bug in BUGS if BUGS[bug] not in ONCE]
+IN_A_LAYER = [bug for bug in BUGS if BUGS[bug] not in ONCE and bug != "int8 by output"]  # which is of all
 
 
 @pytest.mark.parametrize("bug", IN_A_LAYER[::12])
