@@ -185,6 +185,20 @@ def test_from_any_part_of_an_output_the_job_comes_to_the_same_file(tmp_path_fact
     assert sorted(path.name for path in folder.iterdir()) == ["in.jsonl", "out.jsonl", "out.jsonl.job.json"]
 
 
+@pytest.mark.parametrize("cache_dtype", [None, "float16"])
+@pytest.mark.parametrize("weights", [None, "int8", "keep"])
+def test_so_it_does_with_every_kind_of_weights_and_cache(tmp_path, weights, cache_dtype):
+    model = numgpt.load("storyteller", weights=weights)
+    source = write_lines(tmp_path / "in.jsonl", *({"prompt": f"Once {text}"} for text in WORDS))
+    output = tmp_path / "out.jsonl"
+    work = Job("generate", {"max_new_tokens": 5, "seed": 3, "temperature": 0.9, "cache_dtype": cache_dtype})
+    run_job(work, model, source, output, batch_size=1)
+    whole = output.read_bytes()
+    output.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
+    run_job(work, model, source, output, batch_size=4)
+    assert output.read_bytes() == whole
+
+
 def test_what_is_done_is_not_even_looked_at(model, source, output):
     run_job(GENERATE, model, source, output)
     kept = b"".join(output.read_bytes().splitlines(keepends=True)[1::2])
