@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numgpt.trace import layer_and_base, trace_shapes
-from numgpt.verify.causes import all_causes, wrong_epsilon
+from numgpt.verify.causes import OUTPUT, all_causes, wrong_epsilon
 from numgpt.verify.noise import WIDEN, Comparison, Gap, masked, noise_of, widest
 from numgpt.verify.passes import (
     NORMS,
@@ -73,10 +73,11 @@ class Search:
         near: list[Cause] = []
         far: list[Cause] = []
         window, layers = self.window(), self.layers()
-        if self.first == "logits":  # what they say is quickly tried
-            self.try_all(self.solved())
-            if any(map(self.is_whole, self.fits)):
-                return likeliest(self.fits)
+        if self.first == "logits":  # what was done to them alone is quickly tried
+            for some in (Attempt(cause, is_in, cause.words) for cause in OUTPUT), self.solved():
+                self.try_all(some)
+                if any(map(self.is_whole, self.fits)):
+                    return likeliest(self.fits)
         starts, T = self.starts(), len(self.comparison.ids)
         for cause in all_causes(self.config, self.comparison.params64, self.solved_eps(), starts, T):
             (near if cause.patch or cause.before or window & {*cause.edits, *cause.shown} else far).append(cause)

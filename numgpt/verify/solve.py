@@ -167,10 +167,20 @@ def _by_axis(
         yield cause(words, lambda s: np.take(s.value, order, axis))
     others = tuple(i for i in range(theirs.ndim) if i != axis)
     if n > 1 and theirs.size > 2 * n:
+        offsets = (theirs - ours).mean(others, keepdims=True)
+        size = abs(theirs).max()
+        if (
+            abs(theirs - ours - offsets).max() < SAME * abs(offsets).max()
+            and np.ptp(offsets) > SAME * abs(offsets).max()
+        ):
+            listed = ", ".join(f"{x:.4g}" for x in offsets.reshape(-1)[:4])
+            yield cause(
+                f"each {what} has an offset of its own: {listed}{', ...' if n > 4 else ''}", lambda s: s.value + offsets
+            )
         squares = (ours * ours).sum(others, keepdims=True)
         factors = (theirs * ours).sum(others, keepdims=True) / np.where(squares > 0, squares, 1)
         rest = abs(theirs - factors * ours).max()
-        if rest < SAME * abs(theirs).max() and np.ptp(factors) > SAME * abs(factors).max():
+        if rest < SAME * size and np.ptp(factors) > SAME * abs(factors).max():
             by = factors.reshape(-1)
             other = np.flatnonzero(abs(by - 1) > SAME)
             listed = ", ".join(f"{what} {i} is {by[i]:.4g} times ours" for i in other[:4])
