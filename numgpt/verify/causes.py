@@ -88,9 +88,11 @@ def wrong_epsilon(config: Config, eps: float) -> Cause:
     return _each_norm(words, eps=eps)
 
 
+USUAL_EPS = (1e-5, 1e-6, 1e-12, 1e-8, 1e-7, 1e-4, 1e-3, 0.0)
+
+
 def _of_layer_norm(config: Config, solved: float | None) -> Iterator[Cause]:
-    guesses = (1e-5, 1e-6, 1e-12, 1e-8, 1e-7, 1e-4, 1e-3, 0.0, solved)
-    for eps in dict.fromkeys(eps for eps in guesses if eps not in (None, config.layer_norm_epsilon)):
+    for eps in dict.fromkeys(eps for eps in (*USUAL_EPS, solved) if eps not in (None, config.layer_norm_epsilon)):
         yield wrong_epsilon(config, eps)
     yield _each_norm("epsilon is outside the root in the layer norm", outside=True)
     if config.n_embd > 1:

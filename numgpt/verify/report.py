@@ -19,6 +19,7 @@ from numgpt.trace import layer_and_base, trace_shapes
 from numgpt.verify.dump import Dump
 from numgpt.verify.foreign import BEFORE_GAIN, Found, Misfit, is_veiled, place, rename
 from numgpt.verify.noise import WIDEN, Comparison
+from numgpt.verify.passes import NORMS
 from numgpt.verify.pattern import describe
 from numgpt.verify.search import Search
 
@@ -95,6 +96,8 @@ def row_of(name: str, comparison: Comparison) -> Row:
     size = float(abs(ours[np.isfinite(ours)]).max(initial=0.0))
     relative = gap.largest / size if size else gap.largest and np.inf
     times = gap.over(noise)
+    if layer_and_base(name)[1] in NORMS and times <= WIDEN:
+        times = max(times, comparison.lean(name))
     return Row(name, source, theirs.shape, gap.largest, relative, noise.largest, times, times <= WIDEN)
 
 
@@ -104,6 +107,8 @@ def explain(comparison: Comparison, differing: list[str]) -> tuple[list[str], li
         return [], []
     first = differing[0]
     search = Search(comparison, first)
+    if comparison.over_noise(first, comparison.truth[first]) <= WIDEN:
+        return [search.leaning()], []
     if causes := search.explain():
         return causes, []
     pattern = describe(first, comparison.found[first].x, comparison.truth[first], comparison.config)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numgpt.trace import layer_and_base, trace_shapes
-from numgpt.verify.causes import OUTPUT, all_causes, wrong_epsilon
+from numgpt.verify.causes import OUTPUT, USUAL_EPS, all_causes, wrong_epsilon
 from numgpt.verify.noise import WIDEN, Comparison, Gap, masked, noise_of, widest
 from numgpt.verify.passes import (
     NORMS,
@@ -160,6 +160,23 @@ class Search:
             return None
         site = self.site()
         return solve_eps(norm_input(base, site), self.found[self.first].x, **site.p[base])
+
+    def leaning(self) -> str:
+        """Say what makes the rows of a layer norm larger, or smaller, by less than what rounding does to each number.
+
+        1 / sqrt(var + eps') = (1 + growth) / sqrt(var + eps),   so   eps' = eps - 2 growth / mean(1 / (var + eps))
+        """
+        ours, base = self.comparison, layer_and_base(self.first)[1]
+        eps, growth = self.config.layer_norm_epsilon, ours.growth(self.first)
+        share = 2 / float(np.mean(1 / (norm_input(base, self.site()).var(-1) + eps)))
+        other, error = eps - share * growth, 3 * share * ours.noise_of_growth(self.first)
+        nearest = min((guess for guess in USUAL_EPS if guess not in (0, eps)), key=lambda guess: abs(guess - other))
+        is_near = abs(nearest - other) <= error
+        how = f"its rows are {growth:.1g} of themselves larger, {ours.lean(self.first):.0f} times what rounding does"
+        if not is_near and not 0 <= other <= 1:
+            return f"{self.first} is {1 + growth:.9g} times ours ({how})"
+        about = f"{nearest:g}" if is_near else f"about {other:.1g}"
+        return f"wrong epsilon in the layer norm: {about} instead of {eps:g}: {self.first} ({how})"
 
     def left_by_eps(self, eps: float) -> float:
         """Return how much of the first difference is left with another epsilon in all layer norms."""
