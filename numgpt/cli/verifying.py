@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   numgpt verify dump.npz -m path/to/gpt2                 where another implementation parts from ours, and why
   numgpt verify logits.safetensors -m gpt2 --ids 15496,995
+  numgpt verify dump.npz -m path/to/gpt2 -o report.html  a page to look at, too
   numgpt verify gpt2_124M_debug_state.bin -m gpt2_124M.bin     of llm.c: logits, loss and gradients
   numgpt verify --published -m gpt2
   numgpt verify --published -m 124M --json
@@ -30,6 +31,8 @@ def verify(args: argparse.Namespace) -> None:
     if args.published:
         if args.text is not None or args.ids is not None:
             args.error("--text and --ids are of a dump, and --published has its own")
+        if args.output is not None:
+            args.error("-o writes a page of a dump")
         verify_published(args)
         return
     if args.published_as is not None:
@@ -60,10 +63,18 @@ def verify_dump(args: argparse.Namespace) -> None:
             ids = encode(args, model, needed_text(args, args.text))
         report = compare(dump, model, ids)
     last = report.rows[-1]
+    if args.output is not None:
+        from numgpt.checkpoint.disk import written_whole
+        from numgpt.pages.verification import page_of
+
+        with written_whole(Path(args.output)) as file:
+            file.write(page_of(report, model.config, str(args.model), Path(args.dump).name).encode())
     if args.json:
         rows = [{key: finite(x) for key, x in row._asdict().items()} for row in report.rows]
         facts = {"model": str(args.model), "dump": args.dump, "passed": report.passed}
-        print(json.dumps({**facts, **report._asdict(), "rows": rows}))
+        told = {**report._asdict(), "rows": rows, "changes": [change._asdict() for change in report.changes]}
+        del told["difference"]  # a tensor
+        print(json.dumps({**facts, **told}))
     else:
         show_report(report)
     if not report.passed:
@@ -140,6 +151,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ids", metavar="IDS", help="the ids of the dump, if it lacks them: numbers with commas between")
     add("--text", help="the same as a text; - reads standard input")
     add("--allow-special", action="store_true", help="read <|endoftext|> in the text as the token")
+    add("-o", "--output", metavar="FILE.html", help="write a page too: the place, numbers side by side, the cause")
     add("--published", action="store_true", help="instead: compare the checkpoint's answers with those published of it")
     add("--as", dest="published_as", metavar="NAME", help="whose published answers (default: told from name or size)")
     add("--dtype", choices=["float32", "float64"], help="precision of --published (default: that of the checkpoint)")

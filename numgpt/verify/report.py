@@ -16,12 +16,13 @@ from numgpt.checks import check_ids
 from numgpt.errors import CheckpointError, OptionError
 from numgpt.model import Ids, Model
 from numgpt.trace import layer_and_base, trace_shapes
+from numgpt.verify.changes import Change, changes_of
 from numgpt.verify.dump import Dump
 from numgpt.verify.foreign import BEFORE_GAIN, Found, Misfit, is_veiled, place, rename
 from numgpt.verify.noise import WIDEN, Comparison
 from numgpt.verify.passes import NORMS
 from numgpt.verify.pattern import describe
-from numgpt.verify.search import Search
+from numgpt.verify.search import Search, sentence
 
 
 class Row(NamedTuple):
@@ -37,6 +38,14 @@ class Row(NamedTuple):
     passed: bool
 
 
+class Difference(NamedTuple):
+    """The first tensor that differs."""
+
+    name: str
+    theirs: np.ndarray
+    ours: np.ndarray  # of the same shape
+
+
 class Report(NamedTuple):
     """What became of a dump."""
 
@@ -46,6 +55,8 @@ class Report(NamedTuple):
     not_compared: dict[str, str]  # name in the dump -> why
     causes: list[str]  # the likeliest first; each brings the difference down to the noise
     pattern: list[str]  # what the difference looks like, where no cause explains it
+    changes: tuple[Change, ...] = ()  # of our code, which make the likeliest cause
+    difference: Difference | None = None
 
     @property
     def passed(self) -> bool:
@@ -82,11 +93,15 @@ def compare(dump: Dump, model: Model, ids: Ids | None = None) -> Report:
     rows = {**misfits, **{name: row_of(name, comparison) for name in found}}
     table = [rows[name] for name in in_order(rows, model)]
     end = next((i + 1 for i, row in enumerate(table) if not row.passed), len(table))
-    causes, pattern = explain(comparison, [row.name for row in table if row.name in found and not row.passed])
+    differing = [row.name for row in table if row.name in found and not row.passed]
+    causes, changes, pattern = explain(comparison, differing)
     last = table[end - 1]
     if last.name in misfits:
         causes, pattern = causes or [not_compared[last.source]], []
-    return Report(table[:end], len(table) - end, comparison.precision, not_compared, causes, pattern)
+    difference = Difference(differing[0], *comparison.both(differing[0])) if differing else None
+    return Report(
+        table[:end], len(table) - end, comparison.precision, not_compared, causes, pattern, tuple(changes), difference
+    )
 
 
 def row_of(name: str, comparison: Comparison) -> Row:
@@ -101,20 +116,23 @@ def row_of(name: str, comparison: Comparison) -> Row:
     return Row(name, source, theirs.shape, gap.largest, relative, noise.largest, times, times <= WIDEN)
 
 
-def explain(comparison: Comparison, differing: list[str]) -> tuple[list[str], list[str]]:
-    """Return the causes of the first difference, the likeliest first; or, where there are none, what it looks like."""
+def explain(comparison: Comparison, differing: list[str]) -> tuple[list[str], list[Change], list[str]]:
+    """Return the causes of the first difference, the likeliest first, and what of our code would make that one.
+
+    Where there is none, the third is what the difference looks like.
+    """
     if not differing:
-        return [], []
+        return [], [], []
     first = differing[0]
     search = Search(comparison, first)
     if comparison.over_noise(first, comparison.truth[first]) <= WIDEN:
-        return [search.leaning()], []
-    if causes := search.explain():
-        return causes, []
+        return [search.leaning()], [], []
+    if fits := search.explain():
+        return [sentence(fit) for fit in fits], changes_of(fits[0].cause), []
     pattern = describe(first, comparison.found[first].x, comparison.truth[first], comparison.config)
     if best := search.nearest():
         pattern.append(f"nearest: {best.words}; it leaves {best.over_noise:.3g} times the noise")
-    return [], pattern
+    return [], [], pattern
 
 
 # --- what a dump has

@@ -8,7 +8,7 @@ import numpy as np
 
 from numgpt.trace import layer_and_base, trace_shapes
 from numgpt.verify.causes import OUTPUT, USUAL_EPS, all_causes, wrong_epsilon
-from numgpt.verify.noise import WIDEN, Comparison, Gap, masked, noise_of, widest
+from numgpt.verify.noise import WIDEN, Comparison, Gap, noise_of, widest
 from numgpt.verify.passes import (
     NORMS,
     QKV,
@@ -50,6 +50,7 @@ class Fit(NamedTuple):
     squares: float  # the mean of what is left of those explained, in squares of the noise
     then: str | None  # the first tensor that it does not explain
     likeness: float | None  # of a mistake that rounds: of the difference that it makes to that of the dump
+    cause: Cause
 
     @property
     def explains(self) -> bool:
@@ -65,7 +66,7 @@ class Search:
         self.config, self.found, self.truth = comparison.config, comparison.found, comparison.truth
         self.fits: list[Fit] = []
 
-    def explain(self) -> list[str]:
+    def explain(self) -> list[Fit]:
         """Return the mistakes that explain the first difference, best first; none if none does.
 
         What touches a tensor behind the last that agrees is tried first, then the rest: few dumps need it.
@@ -129,7 +130,7 @@ class Search:
 
         Where it begins it may make nothing worse yet, as where a token sees itself alone.
         """
-        theirs, ours = self.theirs_and_ours()
+        theirs, ours = self.comparison.both(self.first)
         if theirs.shape != ours.shape or theirs.ndim not in AXES:
             return []
         axis = AXES[theirs.ndim].index("position")
@@ -142,15 +143,10 @@ class Search:
 
     # --- what is computed from the tensors
 
-    def theirs_and_ours(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the first tensor that differs, as the dump has it and as it is right."""
-        theirs, ours = masked(self.first, self.found[self.first].x), self.truth[self.first]
-        return theirs, ours[-len(theirs) :] if self.first == "logits" else ours
-
     def solved(self) -> Iterator[Attempt]:
         """Yield what the first tensor that differs says by itself, as made in that tensor."""
         layer, base = layer_and_base(self.first)
-        for cause in solved_causes(base, *self.theirs_and_ours(), self.config):
+        for cause in solved_causes(base, *self.comparison.both(self.first), self.config):
             yield Attempt(cause, partial(is_in, layer=layer, base=base), f"{self.first}: {cause.words}")
 
     def solved_eps(self) -> float | None:
@@ -251,6 +247,7 @@ class Search:
             squares=float(np.mean(explained or np.inf)),
             then=then,
             likeness=likeness,
+            cause=attempt.cause,
         )
 
     def leftover(self, name: str, in64: np.ndarray, in32: np.ndarray, coarse: bool) -> Leftover:
@@ -275,19 +272,19 @@ class Search:
 # --- the verdict
 
 
-def likeliest(fits: list[Fit]) -> list[str]:
-    """Say which mistakes explain most, best first; of those that do so equally well, as they are listed."""
+def likeliest(fits: list[Fit]) -> list[Fit]:
+    """Return the mistakes that explain most, best first; of those that do so equally well, as they are listed."""
     good = [fit for fit in fits if fit.explains]
     good = [fit for fit in good if fit.likeness is None] or good
     most = max(fit.explained for fit in good)
     good = [fit for fit in good if fit.explained == most]
     if good[0].likeness is not None:
-        return [sentence(max(good, key=lambda fit: fit.likeness or 0))]
+        return [max(good, key=lambda fit: fit.likeness or 0)]
     least = min(fit.squares for fit in good)
     good = [fit for fit in good if fit.squares <= 4.0 * (1 + least)]  # what leaves more is no rival
     equal = 1.1 * least + 0.1  # what leaves less is as good as the best
     good.sort(key=lambda fit: max(fit.squares, equal))
-    return list(dict.fromkeys(sentence(fit) for fit in good))
+    return list({fit.words: fit for fit in reversed(good)}.values())[::-1]
 
 
 def sentence(fit: Fit) -> str:

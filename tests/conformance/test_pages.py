@@ -20,10 +20,13 @@ import numgpt
 from numgpt.checkpoint.vocabulary import gpt2
 from numgpt.model import Model
 from numgpt.ops import softmax
+from numgpt.pages import verification
 from numgpt.params import map_leaves, random_params
 from numgpt.sampling import OfLogits, min_p, sample, temperature, top_k, top_p
 from numgpt.tokenizer import Tokenizer
 from numgpt.trace import TRACE_SHAPES, collect, layer_and_base, letters
+from numgpt.verify.dump import Dump
+from numgpt.verify.report import compare
 
 PARTS = ["tokens", "way", "attention", "lens", "next", "surprise", "cache"]
 SLIDERS = ["temperature", "top_k", "top_p", "min_p"]
@@ -699,3 +702,18 @@ def test_what_is_pressed_by_keyboard_does_what_a_click_does(king):
     king.run("document.querySelector('[name=colour][value=rank]').focus();")
     king.press(Keys.ARROW_RIGHT)
     assert king.run("return document.querySelector('[name=colour]:checked').value;") == "bits"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_of_a_verification_is_for_everybody_and_asks_nobody(browser, dark, width):
+    model = numgpt.load("storyteller")
+    ids = model.tokenizer.encode("Once upon a time there was a king")
+    tensors = collect(ids, model, replace={"h.2.attn_out": lambda x: x * 1.01})
+    report = compare(Dump(tensors, {}), model, ids)
+    browser.open(verification.page_of(report, model.config, "storyteller", "dump.npz"), width, dark)
+    assert "h.2.attn_out differs" in browser.text("#verdict")
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert browser.violations() == {}
+    assert browser.messages() == []
+    assert all(url.startswith(("file:", "data:")) for url in browser.requests())
