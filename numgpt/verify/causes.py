@@ -50,7 +50,7 @@ def all_causes(
 # --- layer norm
 
 
-def _wrong_norm(
+def wrong_norm(
     site: Site,
     name: str,
     eps: float | None = None,
@@ -79,7 +79,7 @@ def _wrong_norm(
 
 def _each_norm(words: str, **how: Any) -> Cause:
     """Return a mistake that one layer norm may have, or all."""
-    return Cause(words, {name: partial(_wrong_norm, name=name, **how) for name in NORMS}, apart=True)
+    return Cause(words, {name: partial(wrong_norm, name=name, **how) for name in NORMS}, apart=True)
 
 
 def wrong_epsilon(config: Config, eps: float) -> Cause:
@@ -104,7 +104,7 @@ def _of_layer_norm(config: Config, solved: float | None) -> Iterator[Cause]:
     yield _each_norm("the gain of the layer norm is missing", gain=False)
     yield _each_norm("gain and bias of the layer norm are missing", gain=False, bias=False)
     yield _each_norm("the layer norm goes over the positions instead of the features", axis=-2)
-    exchanged = {a: partial(_wrong_norm, name=a, params=b) for a, b in (("ln_1", "ln_2"), ("ln_2", "ln_1"))}
+    exchanged = {a: partial(wrong_norm, name=a, params=b) for a, b in (("ln_1", "ln_2"), ("ln_2", "ln_1"))}
     yield Cause("the parameters of ln_1 and ln_2 are exchanged", exchanged)
     skipped: dict[str, Edit] = {name: partial(norm_input, name) for name in NORMS}
     yield Cause("no final layer norm", {"ln_f": skipped["ln_f"]})
@@ -377,6 +377,8 @@ def _of_parameters(config: Config, params: Params) -> Iterator[Cause]:
         for n in range(1, min(L, 4)):
             orders[f"the last {'layer is' if n == 1 else f'{n} layers are'} left out"] = list(range(L - n))
             orders[f"the first {'layer is' if n == 1 else f'{n} layers are'} left out"] = list(range(n, L))
+        for i in range(min(L - 1, 12)):
+            orders[f"layers {i} and {i + 1} are exchanged"] = [*range(i), i + 1, i, *range(i + 2, L)]
         orders["each layer is applied twice"] = [i for i in range(L) for _ in range(2)]
         orders["each layer has the parameters of the next one"] = [*range(1, L), L - 1]
         for words, order in orders.items():

@@ -23,6 +23,7 @@ from numgpt.verify.passes import (
     run,
 )
 from numgpt.verify.solve import AXES, search_eps, solve_eps, solved_causes
+from numgpt.verify.solve_site import causes_at
 
 
 class Leftover(NamedTuple):
@@ -146,7 +147,13 @@ class Search:
     def solved(self) -> Iterator[Attempt]:
         """Yield what the first tensor that differs says by itself, as made in that tensor."""
         layer, base = layer_and_base(self.first)
-        for cause in solved_causes(base, *self.comparison.both(self.first), self.config):
+        theirs, ours = self.comparison.both(self.first)
+        at_site = (
+            causes_at(base, theirs, self.site(), self.comparison.params64)
+            if layer is not None or base == "embed"
+            else ()
+        )
+        for cause in (*at_site, *solved_causes(base, theirs, ours, self.config)):
             yield Attempt(cause, partial(is_in, layer=layer, base=base), f"{self.first}: {cause.words}")
 
     def solved_eps(self) -> float | None:

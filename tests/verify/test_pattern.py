@@ -66,7 +66,10 @@ def test_logits_that_went_through_a_softmax_are_known():
     assert broken_logits(lambda x: np.exp(log_softmax(x))).causes[0].startswith("the logits are probabilities")
 
 
-def test_another_text_is_suspected_where_the_embedding_differs():
+def test_another_text_is_told_and_another_checkpoint_suspected_where_the_embedding_differs():
     model = wide()
-    report = check(model, IDS, {"embed": dump(IDS[::-1], model.params, model.config, dtype=np.float32)["embed"]})
+    embed = dump(IDS[::-1], model.params, model.config, dtype=np.float32)["embed"]
+    report = check(model, IDS, {"embed": embed})
+    assert report.causes[0].startswith("embed: other ids: 5, 3, 5, 26, 9, 15, 4, 1, ... instead of 3, 1, 4")
+    report = check(model, IDS, {"embed": embed + np.random.default_rng(0).normal(size=embed.shape)})
     assert "is it the same checkpoint, and are these the ids?" in report.pattern
