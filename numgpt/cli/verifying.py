@@ -100,6 +100,8 @@ def show_report(report: Report) -> None:
         print(f"  not compared: {', '.join(names[:8])}{more}: {why}")
     for cause in report.causes:
         print(f"  likely cause: {cause}")
+    for at, cause in report.behind:
+        print(f"  and behind it, in {at}: {cause}")
     if report.pattern:
         print("  no known cause fits; the difference looks like this:")
     for line in report.pattern:

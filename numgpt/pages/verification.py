@@ -205,7 +205,9 @@ def binned(x: np.ndarray, axis: int) -> np.ndarray:
 def cause_of(report: Report) -> str:
     """Say what explains the difference, or what it looks like."""
     intro = "" if report.causes else "<p>No known cause fits. The difference looks like this:</p>"
-    return f"{intro}<ol>{listed(report.causes or report.pattern)}</ol>\n"
+    behind = [f"in {at}: {cause}" for at, cause in report.behind]
+    more = f"<p>And behind it, with the first taken as given:</p><ol>{listed(behind)}</ol>" if behind else ""
+    return f"{intro}<ol>{listed(report.causes or report.pattern)}</ol>{more}\n"
 
 
 def listed(lines: Iterable[str]) -> str:

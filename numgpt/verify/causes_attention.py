@@ -95,8 +95,17 @@ def of_projection() -> Iterator[Cause]:
 def scores(site: Site, scale: float | None = None, diagonal: int = 0, fill: float = -math.inf) -> np.ndarray:
     """Compute scores with another scale, with the mask moved by some places, or with another value where it masks."""
     q, k = site.seen["attn.q"], site.seen["attn.k"]
-    scale = attention_scale(site.config, site.layer) if scale is None else scale
+    scale = scale_in(site) if scale is None else scale
     return np.where(visible(site, diagonal), q @ k.swapaxes(-1, -2) * scale, fill)
+
+
+def scale_in(site: Site) -> float:
+    """Return what q k is multiplied by in scores: the right scale, or that of a mistake which is given."""
+    scale = attention_scale(site.config, site.layer)
+    right = site.seen["attn.q"] @ site.seen["attn.k"].swapaxes(-1, -2) * scale
+    known = np.isfinite(site.value) & (right != 0)
+    ratio = float(np.median(site.value[known] / right[known])) if known.any() else 1.0
+    return scale * ratio if abs(ratio - 1) > 1e-3 else scale
 
 
 def visible(site: Site, diagonal: int = 0) -> np.ndarray:
@@ -106,8 +115,8 @@ def visible(site: Site, diagonal: int = 0) -> np.ndarray:
 
 
 def scaled(site: Site, factor: float) -> np.ndarray:
-    """Compute scores that are too large by a factor."""
-    return scores(site, scale=factor * attention_scale(site.config, site.layer))
+    """Multiply scores by a factor."""
+    return site.value * factor
 
 
 def inverse_layer_toggled(site: Site) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 
 from numgpt.config import Config
 from numgpt.model import attention_scale
+from numgpt.verify.causes_attention import scale_in
 from numgpt.verify.passes import Cause, Edit, Site
 
 # --- where a token stands
@@ -167,7 +168,7 @@ def from_there(site: Site, start: int, places: np.ndarray | None) -> np.ndarray:
 def hidden(site: Site, sees: np.ndarray) -> np.ndarray:
     """Mask scores where a matrix [T, S] says that a position does not see another."""
     q, k = site.seen["attn.q"], site.seen["attn.k"]
-    return np.where(sees, q @ k.swapaxes(-1, -2) * attention_scale(site.config, site.layer), -math.inf)
+    return np.where(sees, q @ k.swapaxes(-1, -2) * scale_in(site), -math.inf)
 
 
 def masks_from(start: int, T: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -13,6 +13,7 @@ it is lost in the noise of each. 160 random models in Transformers had at most 3
 """
 
 import math
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from numgpt.model import Model
 from numgpt.params import map_leaves
 from numgpt.trace import layer_and_base
 from numgpt.verify.foreign import Found
-from numgpt.verify.passes import NORMS, Rounded, Site, norm_input, run
+from numgpt.verify.passes import NORMS, Attempt, Rounded, Site, norm_input, run
 
 # --- the distance between two tensors
 
@@ -157,7 +158,12 @@ ROUNDINGS = 8  # passes with rounding at random, beside the one in float32, befo
 
 
 class Comparison:
-    """A dump, what our own passes make of the same ids and of its tensors, and the noise of each tensor."""
+    """A dump, what our own passes make of the same ids and of its tensors, and the noise of each tensor.
+
+    given  mistakes that are known to be made in the other program: in `beyond`, our passes make them too
+    """
+
+    given: tuple[Attempt, ...] = ()
 
     def __init__(self, ids: np.ndarray, model: Model, found: dict[str, Found]) -> None:
         self.ids, self.config, self.found = ids, model.config, found
@@ -166,9 +172,26 @@ class Comparison:
         finite = [tensor.x[np.isfinite(tensor.x)] for tensor in found.values()]
         self.precision = precision_of(np.concatenate([np.zeros(0), *finite]))
         self.scale = PRECISION[self.precision]
-        self.truth = run(ids, self.params64, self.config, found)
-        self.passes = [run(ids, self.params32, self.config, found)]
+        self.run_both()
+
+    def run_both(self) -> None:
+        """Run the model in both precisions, and take their difference for the noise."""
+        self.truth = self.run(self.params64)
+        self.passes = [self.run(self.params32)]
         self.measure_noise()
+
+    def run(self, params: dict[str, Any], rounded: Rounded | None = None) -> dict[str, np.ndarray]:
+        """Run the model beside the dump, with the mistakes that are given."""
+        return run(self.ids, params, self.config, self.found, rounded=rounded, given=self.given)
+
+    def beyond(self, mistake: Attempt) -> "Comparison":
+        """Return the comparison with a program that makes a mistake, too: what still differs is another."""
+        other = copy(self)
+        other.given = (*self.given, mistake)
+        other.run_both()
+        if len(self.passes) > 1:
+            other.measure_again()
+        return other
 
     def measure_noise(self) -> None:
         """Set the noise of each tensor, in float32, from the passes that there are."""
@@ -177,7 +200,7 @@ class Comparison:
     def measure_again(self) -> None:
         """Measure the noise in more passes, where one in float32 may have been lucky."""
         for seed in range(ROUNDINGS):
-            self.passes.append(run(self.ids, self.params64, self.config, self.found, rounded=rounding(seed)))
+            self.passes.append(self.run(self.params64, rounding(seed)))
         self.measure_noise()
 
     def gap(self, name: str, ours: np.ndarray) -> Gap:

@@ -6,7 +6,7 @@ step starts from the dump's tensors, where the dump has them: errors of the step
 for them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
@@ -78,11 +78,16 @@ class Attempt(NamedTuple):
     words: str  # the mistake, and where it was made
 
 
+def words_in_all(cause: Cause, config: Config) -> str:
+    """Return the words of a mistake that is made wherever it can be."""
+    in_layers = not cause.patch and {*cause.edits, *cause.shown} - OUTSIDE and config.n_layer > 1
+    return cause.words + (", in every layer" if in_layers else "")
+
+
 def attempts(cause: Cause, config: Config) -> Iterator[Attempt]:
     """Yield a mistake as made in every layer; and one of layer norms as made in those of each name alone."""
     bases = {*cause.edits, *cause.shown}
-    in_layers = not cause.patch and bases - OUTSIDE and config.n_layer > 1
-    yield Attempt(cause, is_in, cause.words + (", in every layer" if in_layers else ""))
+    yield Attempt(cause, is_in, words_in_all(cause, config))
     if cause.apart:
         for base in sorted(bases):
             phrase = f": {base}{'' if base in OUTSIDE else ' of every layer'}"
@@ -128,6 +133,7 @@ def run(
     where: Where = is_in,
     rounded: Rounded | None = None,
     stop: Stop | None = None,
+    given: Sequence[Attempt] = (),
 ) -> dict[str, np.ndarray]:
     """Run the model, with a mistake in it where asked, and return what it makes of the tensors that a dump has.
 
@@ -135,12 +141,15 @@ def run(
     where    tells by its name whether the mistake touches a tensor; by default each
     rounded  puts rounding errors into every tensor
     stop     is asked about each tensor that the dump has, and ends the pass by True
+    given    mistakes that are known to be made, before this one
     """
-    if cause.patch:
-        params = cause.patch(params)
-    ahead = len(cause.before)
+    mistakes = [*((attempt.cause, attempt.where) for attempt in given), (cause, where)]
+    for mistake, _ in mistakes:
+        params = mistake.patch(params) if mistake.patch else params
+    before = [i for mistake, _ in mistakes for i in mistake.before]
+    ahead = len(before)
     if ahead:
-        ids = np.concatenate([np.array(cause.before, ids.dtype), ids])
+        ids = np.concatenate([np.array(before, ids.dtype), ids])
         if len(ids) > config.n_ctx:
             return {}
     made: dict[str, np.ndarray] = {}
@@ -153,10 +162,16 @@ def run(
         if base == "ln_1":
             seen.clear()
         site = Site(x, seen, value, params if layer is None else params["h"][layer], config, layer or 0)
-        edit, show = (cause.edits.get(base), cause.shown.get(base)) if where(name) else (None, None)
-        out = edit(site).astype(value.dtype, copy=False) if edit else value
+        out, show, hidden = value, None, False
+        for mistake, touches in mistakes:
+            if not touches(name):
+                continue
+            site = site._replace(value=out)
+            if edit := mistake.edits.get(base):
+                out = edit(site).astype(value.dtype, copy=False)
+                hidden |= mistake.behind and name in dump and dump[name].veiled  # it has what was before the mistake
+            show = mistake.shown.get(base, show)
         if name in dump:
-            hidden = edit is not None and cause.behind and dump[name].veiled  # it has what was before the mistake
             text = of_text(base, ahead)
             made[name] = (value if hidden else show(site) if show else out)[text]
             if rounded:

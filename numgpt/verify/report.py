@@ -22,7 +22,7 @@ from numgpt.verify.foreign import BEFORE_GAIN, Found, Misfit, is_veiled, place, 
 from numgpt.verify.noise import WIDEN, Comparison
 from numgpt.verify.passes import NORMS
 from numgpt.verify.pattern import describe
-from numgpt.verify.search import Search, sentence
+from numgpt.verify.search import Fit, Search, sentence
 
 
 class Row(NamedTuple):
@@ -57,6 +57,7 @@ class Report(NamedTuple):
     pattern: list[str]  # what the difference looks like, where no cause explains it
     changes: tuple[Change, ...] = ()  # of our code, which make the likeliest cause
     difference: Difference | None = None
+    behind: tuple[tuple[str, str], ...] = ()  # where the next mistakes show, with the first taken as given, and which
 
     @property
     def passed(self) -> bool:
@@ -94,13 +95,21 @@ def compare(dump: Dump, model: Model, ids: Ids | None = None) -> Report:
     table = [rows[name] for name in in_order(rows, model)]
     end = next((i + 1 for i, row in enumerate(table) if not row.passed), len(table))
     differing = [row.name for row in table if row.name in found and not row.passed]
-    causes, changes, pattern = explain(comparison, differing)
+    why = explain(comparison, differing)
     last = table[end - 1]
     if last.name in misfits:
-        causes, pattern = causes or [not_compared[last.source]], []
+        why = why._replace(causes=why.causes or [not_compared[last.source]], pattern=[])
     difference = Difference(differing[0], *comparison.both(differing[0])) if differing else None
     return Report(
-        table[:end], len(table) - end, comparison.precision, not_compared, causes, pattern, tuple(changes), difference
+        table[:end],
+        len(table) - end,
+        comparison.precision,
+        not_compared,
+        why.causes,
+        why.pattern,
+        why.changes,
+        difference,
+        why.behind,
     )
 
 
@@ -116,23 +125,50 @@ def row_of(name: str, comparison: Comparison) -> Row:
     return Row(name, source, theirs.shape, gap.largest, relative, noise.largest, times, times <= WIDEN)
 
 
-def explain(comparison: Comparison, differing: list[str]) -> tuple[list[str], list[Change], list[str]]:
-    """Return the causes of the first difference, the likeliest first, and what of our code would make that one.
+MISTAKES = 3  # that are looked for, one behind the other
 
-    Where there is none, the third is what the difference looks like.
-    """
+
+class Explanation(NamedTuple):
+    """Why a dump differs."""
+
+    causes: list[str]
+    changes: tuple[Change, ...] = ()
+    pattern: list[str] = []  # noqa: RUF012
+    behind: tuple[tuple[str, str], ...] = ()
+
+
+def explain(comparison: Comparison, differing: list[str]) -> Explanation:
+    """Find the causes of the first difference, and with the likeliest taken as given those of what still differs."""
     if not differing:
-        return [], [], []
+        return Explanation([])
     first = differing[0]
     search = Search(comparison, first)
     if comparison.over_noise(first, comparison.truth[first]) <= WIDEN:
-        return [search.leaning()], [], []
+        return Explanation([search.leaning()])
     if fits := search.explain():
-        return [sentence(fit) for fit in fits], changes_of(fits[0].cause), []
+        return Explanation(
+            [sentence(fit) for fit in fits], tuple(changes_of(fits[0].attempt.cause)), [], further(comparison, fits[0])
+        )
+    if two := search.explain_by_two():
+        one, other = two
+        changes = tuple(change for cause in (one.cause, other.attempt.cause) for change in changes_of(cause))
+        return Explanation([f"two mistakes: {one.words}; and {sentence(other)}"], changes)
     pattern = describe(first, comparison.found[first].x, comparison.truth[first], comparison.config)
     if best := search.nearest():
         pattern.append(f"nearest: {best.words}; it leaves {best.over_noise:.3g} times the noise")
-    return [], [], pattern
+    return Explanation([], (), pattern)
+
+
+def further(comparison: Comparison, fit: Fit) -> tuple[tuple[str, str], ...]:
+    """Return the mistakes behind the first: where each shows, and the likeliest."""
+    found: list[tuple[str, str]] = []
+    while fit.then and len(found) < MISTAKES - 1:
+        comparison, at = comparison.beyond(fit.attempt), fit.then
+        if not (fits := Search(comparison, at).explain()):
+            break
+        fit = fits[0]
+        found.append((at, sentence(fit)))
+    return tuple(found)
 
 
 # --- what a dump has

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from numgpt.params import count_params
 from numgpt.trace import layer_and_base, trace_shapes
 from numgpt.verify.causes import OUTPUT, USUAL_EPS, all_causes, wrong_epsilon
 from numgpt.verify.noise import WIDEN, Comparison, Gap, noise_of, widest
@@ -21,9 +22,13 @@ from numgpt.verify.passes import (
     is_in,
     norm_input,
     run,
+    words_in_all,
 )
 from numgpt.verify.solve import AXES, search_eps, solve_eps, solved_causes
 from numgpt.verify.solve_site import causes_at
+
+FIRSTS, FEW_FIRSTS = 12, 2  # mistakes that are taken for one of two, in a small model and in a large one
+LARGE = 3e7  # parameters
 
 
 class Leftover(NamedTuple):
@@ -51,7 +56,7 @@ class Fit(NamedTuple):
     squares: float  # the mean of what is left of those explained, in squares of the noise
     then: str | None  # the first tensor that it does not explain
     likeness: float | None  # of a mistake that rounds: of the difference that it makes to that of the dump
-    cause: Cause
+    attempt: Attempt
 
     @property
     def explains(self) -> bool:
@@ -66,6 +71,7 @@ class Search:
         self.comparison, self.first = comparison, first
         self.config, self.found, self.truth = comparison.config, comparison.found, comparison.truth
         self.fits: list[Fit] = []
+        self.lessened: list[tuple[float, Attempt]] = []  # what part of the difference each leaves, made in all layers
 
     def explain(self) -> list[Fit]:
         """Return the mistakes that explain the first difference, best first; none if none does.
@@ -94,6 +100,26 @@ class Search:
                 return likeliest(self.fits)
         self.try_all(attempts(wrong_epsilon(self.config, search_eps(self.left_by_eps)), self.config))
         return likeliest(self.fits) if any(fit.explains for fit in self.fits) else []
+
+    def explain_by_two(self) -> tuple[Attempt, Fit] | None:
+        """Return two mistakes that explain the first difference together, where it is of the logits alone.
+
+        Each of those that lessen it most is taken as given in turn, and all others are tried on top of it.
+        """
+        firsts = [attempt for _, attempt in sorted(self.lessened, key=lambda pair: pair[0])]
+        found: list[tuple[Attempt, Fit]] = []
+        for first in firsts[: FIRSTS if count_params(self.config) < LARGE else FEW_FIRSTS]:
+            behind = Search(self.comparison.beyond(first), self.first)
+            causes = all_causes(
+                self.config, behind.comparison.params64, None, behind.starts(), len(behind.comparison.ids)
+            )
+            behind.try_all(Attempt(cause, is_in, words_in_all(cause, self.config)) for cause in causes)
+            good = [fit for fit in behind.fits if fit.explains]
+            if good:
+                found.append((first, min(good, key=lambda fit: fit.squares)))
+                if behind.is_whole(found[-1][1]):
+                    break
+        return min(found, key=lambda pair: pair[1].squares, default=None)
 
     def nearest(self) -> Fit | None:
         """Return what leaves least of the first difference, of what was tried and lessened it."""
@@ -212,7 +238,7 @@ class Search:
         """Run the model with a mistake in it: in float64, or in float32 where it is a single-precision pass."""
         ours = self.comparison
         params = ours.params32 if single else ours.params64
-        return run(ours.ids, params, self.config, self.found, attempt.cause, attempt.where, stop=stop)
+        return run(ours.ids, params, self.config, self.found, attempt.cause, attempt.where, stop=stop, given=ours.given)
 
     def is_promising(self, attempt: Attempt) -> bool:
         """Look quickly whether a mistake lessens the first difference by much, or makes one that is like it.
@@ -231,6 +257,8 @@ class Search:
         if cause.coarse:  # it can't be met exactly: values on an edge between two numbers go either way
             return self.likeness(made[self.first]) >= 0.6
         before, after = (ours.gap(self.first, x[self.first]).rms for x in (self.truth, made))
+        if after < 0.95 * before and attempt.where is is_in:
+            self.lessened.append((after / before, attempt))
         return after <= 0.3 * before if np.isfinite(before) else bool(np.isfinite(after))
 
     def fit(self, attempt: Attempt) -> Fit | None:
@@ -254,7 +282,7 @@ class Search:
             squares=float(np.mean(explained or np.inf)),
             then=then,
             likeness=likeness,
-            cause=attempt.cause,
+            attempt=attempt,
         )
 
     def leftover(self, name: str, in64: np.ndarray, in32: np.ndarray, coarse: bool) -> Leftover:

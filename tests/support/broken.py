@@ -88,21 +88,21 @@ def dump(ids, params, config, bug=None, layer=None, dtype=np.float64):
     """Run on ids [T]; return name -> tensor, in order, as numgpt names them.
 
     params  numgpt's tree; config: numgpt's
-    bug     one of BUGS, or None
+    bug     one of BUGS, or several of them, or None
     layer   the one layer in which it is made; None for all, and the final layer norm
     """
-    bugs_of = {None: bug} if layer is None else {layer: bug}
+    bugs = {bug} if isinstance(bug, str) or bug is None else set(bug)
     T, C, H, D = len(ids), config.n_embd, config.n_head, config.n_embd // config.n_head
     seen = {}
 
     def on(name, at=None):
-        return bugs_of.get(at, bugs_of.get(None)) == name
+        return name in bugs and (layer is None or layer == at)
 
     def get(x):
         x = np.asarray(x)
-        if bug == "float16 weights":
+        if "float16 weights" in bugs:
             x = x.astype(np.float16)
-        if bug == "bfloat16 weights":
+        if "bfloat16 weights" in bugs:
             bits = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
             x = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
         return x.astype(dtype)
@@ -128,28 +128,28 @@ def dump(ids, params, config, bug=None, layer=None, dtype=np.float64):
         y = np.einsum("ta,ab->tb", x, w)
         return y if on(f"no {name} bias", at) else y + b
 
-    offset = next((int(bug.split()[-1]) for b in [bug] if b and b.startswith("position offset")), 0)
+    offset = next((int(name.split()[-1]) for name in bugs if name and name.startswith("position offset")), 0)
     places = (np.arange(T) + offset) % config.n_ctx
     where = get(params["wpe"])
-    if bug in ("sinusoids in turns", "sinusoids in halves"):
+    if bugs & {"sinusoids in turns", "sinusoids in halves"}:
         where = np.zeros((T, C))
         for t in range(T):
             for i in range(C):
-                pair, odd = (i // 2, i % 2) if bug == "sinusoids in turns" else (i % (C // 2), i >= C // 2)
+                pair, odd = (i // 2, i % 2) if "sinusoids in turns" in bugs else (i % (C // 2), i >= C // 2)
                 where[t, i] = (math.cos if odd else math.sin)(t / 10000 ** (2 * pair / C))
         where = where.astype(dtype)
     for t in range(4, T):
         moved = {"anew from 4": t - 4, "place 0 from 4": 0, "one up from 4": t + 1, "one down from 4": t - 1}
-        places[t] = moved.get(bug, places[t])
+        places[t] = next((moved[name] for name in bugs if name in moved), places[t])
     x = get(params["wte"])[ids]
-    if bug != "no positions":
+    if "no positions" not in bugs:
         added = where[places]
-        if bug == "no place from 4":
+        if "no place from 4" in bugs:
             added[4:] = 0
         x = x + added
 
     def kept(x):
-        return x.astype(np.float16).astype(dtype) if bug == "float16 stream" else x
+        return x.astype(np.float16).astype(dtype) if "float16 stream" in bugs else x
 
     x = seen["embed"] = kept(x)
     for i, p in enumerate(params["h"]):
@@ -241,11 +241,11 @@ def dump(ids, params, config, bug=None, layer=None, dtype=np.float64):
         out = seen[at + "mlp_out"] = linear(post, p["mlp"]["c_proj"], "mlp.c_proj", i)
         x = kept(x + out)
         x = seen[at + "resid_post"] = norm(x, p["ln_2"], i) if on("post-LN", i) else x
-    x = seen["ln_f"] = x if bug == "no final norm" else norm(x, params["ln_f"], None)
+    x = seen["ln_f"] = x if "no final norm" in bugs else norm(x, params["ln_f"], None)
     logits = np.einsum("tc,vc->tv", x, get(params.get("lm_head", params["wte"])))
-    if bug == "logits / sqrt(C)":
+    if "logits / sqrt(C)" in bugs:
         logits = logits / dtype(math.sqrt(C))
-    seen["logits"] = np.concatenate([logits[-1:], logits[:-1]]) if bug == "logits moved" else logits
+    seen["logits"] = np.concatenate([logits[-1:], logits[:-1]]) if "logits moved" in bugs else logits
     return seen
 
 
