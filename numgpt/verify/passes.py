@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numgpt.config import Config
-from numgpt.model import forward
+from numgpt.model import block, forward, output_head, record_in
+from numgpt.ops import layer_norm
 from numgpt.trace import layer_and_base
 from numgpt.verify.foreign import Found
 
@@ -134,6 +135,7 @@ def run(
     rounded: Rounded | None = None,
     stop: Stop | None = None,
     given: Sequence[Attempt] = (),
+    resume: tuple[int, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Run the model, with a mistake in it where asked, and return what it makes of the tensors that a dump has.
 
@@ -142,6 +144,7 @@ def run(
     rounded  puts rounding errors into every tensor
     stop     is asked about each tensor that the dump has, and ends the pass by True
     given    mistakes that are known to be made, before this one
+    resume   a layer to begin with, and what it reads [T, C]; the tensors before it are not returned
     """
     mistakes = [*((attempt.cause, attempt.where) for attempt in given), (cause, where)]
     for mistake, _ in mistakes:
@@ -193,5 +196,12 @@ def run(
         return out
 
     with np.errstate(all="ignore"), suppress(_Enough):
-        forward(ids, params, config, record=record)
+        if resume is None:
+            forward(ids, params, config, record=record)
+        else:
+            start, x = resume
+            for layer in range(start, len(params["h"])):
+                block(x, params["h"][layer], config, layer, record=record_in(layer, record))
+            x = record("ln_f", layer_norm(x, **params["ln_f"], eps=config.layer_norm_epsilon))
+            record("logits", x @ output_head(params).T)
     return made

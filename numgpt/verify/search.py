@@ -1,15 +1,17 @@
 """Which mistake explains the first difference: each of causes.py is tried, in every layer and in each alone."""
 
 from collections.abc import Iterable, Iterator
-from functools import partial
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from numgpt.model import output_head
 from numgpt.params import count_params
 from numgpt.trace import layer_and_base, trace_shapes
 from numgpt.verify.causes import OUTPUT, USUAL_EPS, all_causes, wrong_epsilon
-from numgpt.verify.noise import WIDEN, Comparison, Gap, noise_of, widest
+from numgpt.verify.foreign import Found
+from numgpt.verify.noise import WIDEN, Comparison, Gap, gap_between, noise_of, widest
 from numgpt.verify.passes import (
     NORMS,
     QKV,
@@ -29,6 +31,7 @@ from numgpt.verify.solve_site import causes_at
 
 FIRSTS, FEW_FIRSTS = 12, 2  # mistakes that are taken for one of two, in a small model and in a large one
 LARGE = 3e7  # parameters
+COLUMNS = 512  # of the logits, that are enough to see whether a mistake lessens their difference
 
 
 class Leftover(NamedTuple):
@@ -251,15 +254,59 @@ class Search:
         def stop(name: str, x: np.ndarray) -> bool:
             return name == self.first or (not cause.coarse and ours.over_noise(name, x) > slack * WIDEN)
 
-        made = self.run(attempt, single=ours.scale >= 1 and not cause.coarse, stop=stop)
-        if self.first not in made:
-            return False
-        if cause.coarse:  # it can't be met exactly: values on an edge between two numbers go either way
-            return self.likeness(made[self.first]) >= 0.6
-        before, after = (ours.gap(self.first, x[self.first]).rms for x in (self.truth, made))
+        if self.first == "logits" and not cause.coarse and not (cause.patch or cause.before or "logits" in cause.edits):
+            before, after = self.gaps_of_some(attempt)
+        else:
+            made = self.run(attempt, single=ours.scale >= 1 and not cause.coarse, stop=stop)
+            if self.first not in made:
+                return False
+            if cause.coarse:  # it can't be met exactly: values on an edge between two numbers go either way
+                return self.likeness(made[self.first]) >= 0.6
+            before, after = (ours.gap(self.first, x[self.first]).rms for x in (self.truth, made))
         if after < 0.95 * before and attempt.where is is_in:
             self.lessened.append((after / before, attempt))
         return after <= 0.3 * before if np.isfinite(before) else bool(np.isfinite(after))
+
+    def gaps_of_some(self, attempt: Attempt) -> tuple[float, float]:
+        """Return how far some columns of the logits are apart without a mistake and with it.
+
+        A mistake in a single layer begins there, with what the pass without it gives that layer to read. Where the
+        weights of a large model are read again for each mistake, that makes a third of the reading.
+        """
+        params, found, right = self.some
+        layer = getattr(attempt.where, "keywords", {}).get("layer")
+        resume = (layer, self.depths[layer]) if layer and len(found) == 1 else None
+        ours, theirs = self.comparison, found["logits"].x
+        with_it = run(
+            ours.ids, params, self.config, found, attempt.cause, attempt.where, given=ours.given, resume=resume
+        )["logits"]
+        without, made = (gap_between("logits", theirs, x[-len(theirs) :]).rms for x in (right, with_it))
+        return without, made
+
+    @cached_property
+    def some(self) -> tuple[dict[str, Any], dict[str, Found], np.ndarray]:
+        """What a pass needs for some columns of the logits alone: parameters, dump; and what is right of them."""
+        ours = self.comparison
+        params = ours.params32 if ours.scale >= 1 else ours.params64
+        head = output_head(params)
+        columns = np.unique(np.linspace(0, len(head) - 1, COLUMNS).astype(int))
+        logits = self.found["logits"]
+        found = {**self.found, "logits": logits._replace(x=logits.x[:, columns])}
+        return {**params, "lm_head": head[columns]}, found, self.truth["logits"][:, columns]
+
+    @cached_property
+    def depths(self) -> list[np.ndarray]:
+        """What each layer reads in a pass without another mistake."""
+        read: list[np.ndarray] = []
+
+        def look(site: Site) -> np.ndarray:
+            read.append(site.value)
+            return site.value
+
+        params, found, _ = self.some
+        cause = Cause("", {"embed": look, "resid_post": look})
+        run(self.comparison.ids, params, self.config, found, cause, given=self.comparison.given)
+        return read
 
     def fit(self, attempt: Attempt) -> Fit | None:
         """Return how well a mistake explains the dump; None if a tensor before the first difference parts with it."""

@@ -123,6 +123,30 @@ def test_tokens_that_stand_before_the_text_are_told(n, full):
     assert cause.startswith(("a token stands" if n == 1 else f"{n} tokens stand") + " before the text")
 
 
+TWO = [("erf", "position offset 1"), ("no scale", "no residual"), ("epsilon 1e-3", "mask sees next")]
+
+
+@pytest.mark.parametrize("two", TWO)
+@pytest.mark.parametrize("full", [True, False])
+def test_two_mistakes_are_both_named(two, full):
+    model = wide()
+    tensors = dump(IDS, model.params, model.config, two, dtype=np.float32)
+    report = check(model, IDS, tensors if full else {"logits": tensors["logits"]})
+    told = " ".join([report.causes[0], *(cause for _, cause in report.behind)])
+    assert all(WORDS[bug] in told for bug in two)
+
+
+def test_three_mistakes_behind_one_another_are_named():
+    model = wide()
+    report = check(
+        model, IDS, dump(IDS, model.params, model.config, ("no positions", "no scale", "erf"), dtype=np.float32)
+    )
+    assert WORDS["no positions"] in report.causes[0]
+    assert [at for at, _ in report.behind] == ["h.0.attn.scores", "h.0.mlp.post"]
+    assert WORDS["no scale"] in report.behind[0][1]
+    assert WORDS["erf"] in report.behind[1][1]
+
+
 def test_scores_dumped_before_the_mask_are_told_from_a_missing_mask():
     model = wide()
     tensors = dump(IDS, model.params, model.config, dtype=np.float32)
