@@ -148,7 +148,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "dump",
         nargs="?",
-        help="its intermediates: .npz, .safetensors, a dict of tensors by torch.save; or a debug state of llm.c",
+        help="its intermediates: .npz, .npy, .safetensors, a dict of tensors by torch.save; or a debug state of llm.c",
     )
     add("--ids", metavar="IDS", help="the ids of the dump, if it lacks them: numbers with commas between")
     add("--text", help="the same as a text; - reads standard input")

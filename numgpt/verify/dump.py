@@ -86,7 +86,7 @@ def check_suffix(path: Path) -> None:
 def read_dump(path: str | os.PathLike[str]) -> Dump:
     """Read tensors that numgpt or another program wrote.
 
-    path  a file of safetensors, of np.savez or of torch.save, told by its content
+    path  a file of safetensors, of np.savez, of np.save or of torch.save, told by its content
     Returns the tensors, and the strings beside them. What lies in dicts, lists or tuples of torch.save gets dotted
     names: ("hidden_states", 3) is hidden_states.3.
     Raises CheckpointError where there is no such file, or it is damaged.
@@ -98,6 +98,8 @@ def read_dump(path: str | os.PathLike[str]) -> Dump:
             with suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
                 if all(name.endswith(".npy") for name in archive.namelist()):
                     return _read_npz(path)
+    if start[:6] == b"\x93NUMPY":
+        return _read_npy(path)
     if start[:4] == b"PK\3\4" or (start[:1] == b"\x80" and start[8:9] != b"{"):
         from numgpt.checkpoint.pytorch import read_object
 
@@ -119,6 +121,14 @@ def _read_npz(path: Path) -> Dump:
     if not is_str_map(metadata):
         raise wrong(path, f"{METADATA} is no map of strings to strings", "write it anew")
     return Dump({name: x for name, x in arrays.items() if x.dtype.kind in "fiub"}, {**texts, **metadata})
+
+
+def _read_npy(path: Path) -> Dump:
+    """Read a file of one array, which is called as the file is."""
+    try:
+        return Dump({path.stem: np.load(path, allow_pickle=False)}, {})
+    except (OSError, ValueError, EOFError) as error:
+        raise wrong(path, f"{error}", "the file is damaged, or holds Python objects: write plain arrays") from None
 
 
 def _flatten(name: str, value: Any, found: Dump) -> None:

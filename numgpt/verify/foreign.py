@@ -56,6 +56,32 @@ FOREIGN = {
     "blocks.N.mlp.hook_post": ("h.N.mlp.post", "TF"),
     "blocks.N.hook_mlp_out": ("h.N.mlp_out", "TC"),
     "ln_final.hook_normalized": ("ln_f", "TC"),
+    # TransformerLens 3 and 4, TransformerBridge: what goes into a module and comes out of it
+    "blocks.N.hook_in": ("stream.N", "TC"),
+    "blocks.N.hook_out": ("h.N.resid_post", "TC"),
+    "blocks.N.hook_mlp_in": ("h.N.resid_mid", "TC"),
+    "blocks.N.ln1.hook_in": ("stream.N", "TC"),
+    "blocks.N.ln1.hook_out": ("h.N.ln_1", "TC"),
+    "blocks.N.ln2.hook_in": ("h.N.resid_mid", "TC"),
+    "blocks.N.ln2.hook_out": ("h.N.ln_2", "TC"),
+    "blocks.N.attn.hook_in": ("h.N.ln_1", "TC"),
+    "blocks.N.attn.qkv.hook_in": ("h.N.ln_1", "TC"),
+    "blocks.N.attn.qkv.hook_out": ("qkv", "T3C"),
+    **{f"blocks.N.attn.{x}.hook_in": ("h.N.ln_1", "TC") for x in "qkv"},
+    **{f"blocks.N.attn.{x}.hook_out": (f"h.N.attn.{x}", "THD") for x in "qkv"},
+    "blocks.N.attn.o.hook_in": ("h.N.attn.z", "THD"),
+    "blocks.N.attn.o.hook_out": ("h.N.attn_out", "TC"),
+    "blocks.N.attn.hook_hidden_states": ("h.N.attn_out", "TC"),
+    "blocks.N.attn.hook_out": ("h.N.attn_out", "TC"),
+    "blocks.N.mlp.hook_in": ("h.N.ln_2", "TC"),
+    "blocks.N.mlp.in.hook_in": ("h.N.ln_2", "TC"),
+    "blocks.N.mlp.in.hook_out": ("h.N.mlp.pre", "TF"),
+    "blocks.N.mlp.out.hook_in": ("h.N.mlp.post", "TF"),
+    "blocks.N.mlp.out.hook_out": ("h.N.mlp_out", "TC"),
+    "blocks.N.mlp.hook_out": ("h.N.mlp_out", "TC"),
+    "ln_final.hook_out": ("ln_f", "TC"),
+    "unembed.hook_in": ("ln_f", "TC"),
+    "unembed.hook_out": ("logits", "TV"),
     # llm.c: the fields of ActivationTensors
     "encoded": ("embed", "TC"),
     "ln1": ("h.N.ln_1", "LTC"),
@@ -75,6 +101,16 @@ FOREIGN = {
 OURS = {name.replace("*", "N"): axes for name, axes in TRACE_SHAPES.items()}
 RULES = {**{name: (name, axes) for name, axes in OURS.items()}, **FOREIGN}
 PREFIX = re.compile(r"^((transformer|model|module|_orig_mod)\.)+")
+# What else programs dump, by the end of its name, and why it is not compared.
+OTHERS = {
+    r"^(hook_embed|embed\.hook_(in|out)|(transformer\.)?wte)$": "tokens without positions: ours is in embed",
+    r"^(hook_pos_embed|pos_embed\.hook_(in|out)|(transformer\.)?wpe)$": "positions without tokens: ours is in embed",
+    r"hook_scale$": "the standard deviation in a layer norm, which has no name here",
+    r"hook_(q_input|k_input|v_input|attn_in)$": "what each head reads, before the layer norm: the stream, once a head",
+    r"hook_result$": "the output of each head alone; ours is their sum: h.N.attn_out",
+    r"^ln_final\.hook_in$": "the same as resid_post of the last layer",
+    r"\.(weight|bias)$": "a parameter: verify compares what a program computes",
+}
 BEFORE_GAIN = "is normalised, but before gain and bias; ours is after them"
 
 
@@ -104,6 +140,15 @@ def rename(name: str) -> str | None:
     name = re.sub(r"\[(\d+)\]", r".\1", name)
     name = re.sub(r"^(hidden_states|attentions)_(\d+)$", r"\1.\2", name)
     return name if rule_of(name)[0] in RULES else None
+
+
+def why_not(name: str) -> str:
+    """Return why a tensor is not compared whose name is in no rule: what it is, where that is known.
+
+    >>> why_not("blocks.0.ln1.hook_scale"), why_not("my_tensor")
+    ('the standard deviation in a layer norm, which has no name here', 'no name that we know')
+    """
+    return next((why for end, why in OTHERS.items() if re.search(end, name)), "no name that we know")
 
 
 def rule_of(name: str) -> tuple[str, int]:

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numgpt.checks import check_ids
+from numgpt.config import Config
 from numgpt.errors import CheckpointError, OptionError
 from numgpt.model import Ids, Model
 from numgpt.trace import layer_and_base, trace_shapes
 from numgpt.verify.changes import Change, changes_of
 from numgpt.verify.dump import Dump
-from numgpt.verify.foreign import BEFORE_GAIN, Found, Misfit, is_veiled, place, rename
+from numgpt.verify.foreign import BEFORE_GAIN, Found, Misfit, is_veiled, place, rename, why_not
 from numgpt.verify.noise import WIDEN, Comparison
 from numgpt.verify.passes import NORMS
 from numgpt.verify.pattern import describe
@@ -209,10 +210,12 @@ def find_tensors(dump: Dump, model: Model, T: int) -> tuple[dict[str, Found], di
     found: dict[str, Found] = {}
     misfits: dict[str, Row] = {}
     not_compared: dict[str, str] = {}
+    unnamed: dict[str, np.ndarray] = {}
     for source, tensor in dump.tensors.items():
         name = rename(source)
         if name is None:
-            not_compared |= {} if source in IDS else {source: "no name that we know"}
+            if source not in IDS:
+                unnamed[source] = tensor
             continue
         try:
             placed = place(name, tensor, model.config, T)
@@ -228,8 +231,28 @@ def find_tensors(dump: Dump, model: Model, T: int) -> tuple[dict[str, Found], di
                 found[ours] = Found(source, x.astype(np.float64), is_veiled(name))
             else:
                 not_compared[source] = "the same as another tensor of the dump"
+    for source, tensor in unnamed.items():
+        if (
+            len(unnamed) == 1
+            and not found
+            and not misfits
+            and (logits := as_logits(tensor, model.config, T)) is not None
+        ):
+            found["logits"] = Found(source, logits, veiled=False)
+        else:
+            not_compared[source] = why_not(source)
     misfits = {name: row for name, row in misfits.items() if name not in found}
     return {name: found[name] for name in in_order(found, model)}, misfits, not_compared
+
+
+def as_logits(x: np.ndarray, config: Config, T: int) -> np.ndarray | None:
+    """Return an array as logits where its shape says so, as no other tensor of the model has it; else None."""
+    try:
+        [(_, placed)] = place("logits", x, config, T).items()
+    except Misfit:
+        return None
+    others = {config.n_embd, 3 * config.n_embd, config.mlp_width, T}
+    return placed.astype(np.float64) if config.n_vocab not in others and x.dtype.kind == "f" else None
 
 
 def is_before_gain(x: np.ndarray, name: str, params: dict[str, Any]) -> bool:

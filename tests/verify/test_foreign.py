@@ -5,6 +5,8 @@ import pytest
 from support.broken import dump
 from support.dumps import IDS, WORDS, check, wide
 
+from numgpt.errors import CheckpointError
+from numgpt.verify.dump import read_dump
 from numgpt.verify.foreign import BEFORE_GAIN
 
 
@@ -140,8 +142,9 @@ def test_a_layer_norm_before_gain_and_bias_is_not_compared():
 @pytest.mark.parametrize(
     ("name", "x", "why"),
     [
-        ("h.0.attn.c_attn.weight", np.zeros((12, 36)), "no name that we know"),
-        ("transformer.wte", np.zeros((9, 12)), "no name that we know"),
+        ("h.0.attn.c_attn.weight", np.zeros((12, 36)), "a parameter: verify compares what a program computes"),
+        ("transformer.wte", np.zeros((9, 12)), "tokens without positions: ours is in embed"),
+        ("my_tensor", np.zeros((9, 12)), "no name that we know"),
         ("h.3.ln_1", np.zeros((9, 12)), "layer 3, but the model has layers 0 to 2"),
         ("ln1", np.zeros((2, 1, 9, 12)), "shape (2, 1, 9, 12), expected 3 layers on the first axis"),
     ],
@@ -170,3 +173,58 @@ def test_a_shape_that_can_not_be_right_is_a_difference(name, x, at, why):
     assert not report.passed
     assert [(row.name, row.passed) for row in report.rows] == [("embed", True), (at, False)]
     assert report.causes == [why]
+
+
+def test_all_that_a_bridge_of_transformer_lens_caches_is_compared_or_told():
+    """The hooks of TransformerLens 4.3's TransformerBridge for GPT-2, by its source."""
+    model = wide()
+    tensors = dump(IDS, model.params, model.config, dtype=np.float32)
+    layers, T = range(3), len(IDS)
+    read = [tensors["embed"], *(tensors[f"h.{i}.resid_post"] for i in layers)]
+    hooks = {
+        "embed.hook_in": np.array([IDS]), "embed.hook_out": model.params["wte"][IDS],
+        "pos_embed.hook_in": np.array([IDS]), "pos_embed.hook_out": model.params["wpe"][:T],
+        "ln_final.hook_in": read[-1], "ln_final.hook_out": tensors["ln_f"], "ln_final.hook_scale": np.ones((T, 1)),
+        "unembed.hook_in": tensors["ln_f"], "unembed.hook_out": tensors["logits"],
+    }  # fmt: skip
+    for i in layers:
+        ours = {name.removeprefix(f"h.{i}."): x for name, x in tensors.items() if name.startswith(f"h.{i}.")}
+        heads = {name: ours[f"attn.{name}"].swapaxes(0, 1) for name in "qkvz"}
+        merged = np.concatenate([heads[name].reshape(T, -1) for name in "qkv"], axis=1)
+        of_layer = {
+            "hook_in": read[i], "hook_out": ours["resid_post"], "hook_mlp_in": ours["resid_mid"],
+            "ln1.hook_in": read[i], "ln1.hook_out": ours["ln_1"], "ln1.hook_scale": np.ones((T, 1)),
+            "ln2.hook_in": ours["resid_mid"], "ln2.hook_out": ours["ln_2"], "ln2.hook_scale": np.ones((T, 1)),
+            "attn.hook_in": ours["ln_1"], "attn.qkv.hook_in": ours["ln_1"], "attn.qkv.hook_out": merged,
+            "attn.hook_attn_scores": ours["attn.scores"], "attn.hook_pattern": ours["attn.weights"],
+            "attn.o.hook_in": heads["z"], "attn.o.hook_out": ours["attn_out"], "attn.hook_out": ours["attn_out"],
+            "attn.hook_hidden_states": ours["attn_out"], "mlp.hook_in": ours["ln_2"], "mlp.in.hook_in": ours["ln_2"],
+            "mlp.in.hook_out": ours["mlp.pre"], "mlp.out.hook_in": ours["mlp.post"],
+            "mlp.out.hook_out": ours["mlp_out"], "mlp.hook_out": ours["mlp_out"],
+        }  # fmt: skip
+        for x in "qkv":
+            of_layer |= {f"attn.{x}.hook_in": ours["ln_1"], f"attn.{x}.hook_out": heads[x]}
+        hooks |= {f"blocks.{i}.{name}": x[None] for name, x in of_layer.items()}
+    report = check(model, IDS, hooks)
+    assert report.passed
+    assert [row.name for row in report.rows] == list(tensors)
+    assert "no name that we know" not in report.not_compared.values()
+
+
+@pytest.mark.parametrize("name", ["logits.npy", "whatever.npz"])
+def test_one_array_of_the_shape_of_logits_is_taken_for_them(tmp_path, name):
+    model = wide()
+    logits = dump(IDS, model.params, model.config, "erf", dtype=np.float32)["logits"]
+    (np.save if name.endswith("npy") else np.savez)(tmp_path / name, logits)
+    report = check(model, IDS, read_dump(tmp_path / name).tensors)
+    assert report.rows[-1].name == "logits"
+    assert "erf GELU" in report.causes[0]
+
+
+def test_one_array_of_another_shape_is_not_guessed(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((len(IDS), 12), np.float32))
+    with pytest.raises(CheckpointError, match=r"the dump has no tensor to compare.*x: no name that we know"):
+        check(wide(), IDS, read_dump(tmp_path / "x.npy").tensors)
+    (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="the file is damaged"):
+        read_dump(tmp_path / "x.npy")

@@ -5,7 +5,7 @@ from support.dumps import IDS, check, wide
 from support.planted import PLANTED
 
 
-@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("full", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_each_is_named(full):
     for name, (_, words, made) in PLANTED.items():
         model = wide()
