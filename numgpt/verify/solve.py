@@ -173,10 +173,12 @@ def _by_axis(
             abs(theirs - ours - offsets).max() < SAME * abs(offsets).max()
             and np.ptp(offsets) > SAME * abs(offsets).max()
         ):
-            listed = ", ".join(f"{x:.4g}" for x in offsets.reshape(-1)[:4])
-            yield cause(
-                f"each {what} has an offset of its own: {listed}{', ...' if n > 4 else ''}", lambda s: s.value + offsets
-            )
+            by = offsets.reshape(-1)
+            other = np.flatnonzero(abs(by) > SAME * abs(by).max())
+            listed = ", ".join(f"{what} {i} is {by[i]:.4g} more than ours" for i in other[:4])
+            if len(other) == n:
+                listed = f"each {what} has an offset of its own: {', '.join(f'{x:.4g}' for x in by[:4])}"
+            yield cause(f"{listed}{', ...' if len(other) > 4 else ''}", lambda s: s.value + offsets)
         squares = (ours * ours).sum(others, keepdims=True)
         factors = (theirs * ours).sum(others, keepdims=True) / np.where(squares > 0, squares, 1)
         rest = abs(theirs - factors * ours).max()
