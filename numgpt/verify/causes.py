@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from numgpt.config import Config
-from numgpt.model import merge_heads
+from numgpt.model import attention_scale, merge_heads
 from numgpt.ops import gelu, gelu_erf, layer_norm, linear, relu, silu, softmax
 from numgpt.params import map_leaves
 from numgpt.trace import TRACE_SHAPES
@@ -178,6 +178,28 @@ CACHED: dict[str, Edit] = dict.fromkeys(("attn.k", "attn.v"), rounded_to_float16
 PRODUCTS: dict[str, Edit] = dict.fromkeys(("attn.q", "attn.k", "attn.weights", "attn.v"), rounded_to_float16)
 
 
+def flash_attention(site: Site) -> np.ndarray:
+    """Compute attn.z as ggml's flash attention does on a CPU: key by key, the weighted sum of values kept in float16.
+
+        m' = max(m, s),   z' = z exp(m - m') + v exp(s - m'),   both terms rounded, and at the end z / sum of exp(s - m)
+
+    Source: ggml, ggml_compute_forward_flash_attn_ext; Milakov and Gimelshein 2018, "Online normalizer calculation".
+    """
+    q, k, v = (to_float16(site.seen[name]) for name in ("attn.q", "attn.k", "attn.v"))
+    scores = q @ k.swapaxes(-1, -2) * attention_scale(site.config, site.layer)  # [H, T, S]
+    largest = np.full((*scores.shape[:2], 1), -np.inf)
+    total, z = np.zeros_like(largest), np.zeros_like(site.value)
+    for j in range(scores.shape[-1]):
+        t = slice(max(0, j - scores.shape[-1] + scores.shape[1]), None)  # who sees key j
+        s = scores[:, t, j : j + 1]
+        new = np.maximum(largest[:, t], s)
+        shrink, weight = np.exp(largest[:, t] - new), np.exp(s - new)
+        z[:, t] = to_float16(to_float16(z[:, t] * shrink) + v[:, j : j + 1] * weight)
+        total[:, t] = total[:, t] * shrink + weight
+        largest[:, t] = new
+    return z / total
+
+
 def _of_activation(config: Config) -> Iterator[Cause]:
     right = NAMES.get(config.activation_function, config.activation_function)
     for name, function in ACTIVATIONS.items():
@@ -190,6 +212,7 @@ def _of_activation(config: Config) -> Iterator[Cause]:
             ("", {}),
             (", and keys and values kept in float16", CACHED),
             (", and q, k, v and the weights of attention rounded to it, too", PRODUCTS),
+            (", and flash attention that adds up values in float16", {"attn.z": flash_attention}),
         ]
         for more, edits in also:
             words = f"GELU by a half-precision table (input and output rounded to float16){more}, as llama.cpp has it"

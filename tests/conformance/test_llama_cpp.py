@@ -1,5 +1,7 @@
 """numgpt verify against llama.cpp, which is told as what it is."""
 
+import pathlib
+
 import llama_cpp
 import numpy as np
 import pytest
@@ -58,3 +60,14 @@ def test_int8_loses_no_more_than_llama_cpp_does_with_its_own(seed, tmp_path):
     ours = numgpt.load(tmp_path, weights="int8")
     lost = numgpt.fast.forward(ids, ours.params, ours.config) - logits
     assert 0 < np.std(lost) <= np.std(np.array(theirs.scores[: len(ids)]) - logits)
+
+
+def test_flash_attention_is_told(folders, tmp_path):  # noqa: F811
+    folder, _ = folders["trained"]
+    text = (pathlib.Path(numgpt.__file__).parent.parent / "weights/storyteller/val.txt").read_text(encoding="utf-8")
+    ids = numgpt.load(folder).tokenizer.encode(text[:400])[:40]
+    peers.make_gguf(folder, tmp_path / "model.gguf")
+    model = llama_cpp.Llama(str(tmp_path / "model.gguf"), n_ctx=64, logits_all=True, verbose=False, flash_attn=True)
+    model.eval(ids)
+    logits = np.array(model.scores[: len(ids)])
+    assert_told(verified({"logits": logits}, folder, ids), "logits", "half-precision table .* flash attention")
