@@ -29,7 +29,7 @@ from numgpt.verify.passes import (
 from numgpt.verify.solve import AXES, search_eps, solve_eps, solved_causes
 from numgpt.verify.solve_site import causes_at
 
-FIRSTS, FEW_FIRSTS = 12, 2  # mistakes that are taken for one of two, in a small model and in a large one
+FIRSTS, FEW_FIRSTS = 12, 1  # mistakes that are taken for one of two, in a small model and in a large one
 LARGE = 3e7  # parameters
 COLUMNS = 512  # of the logits, that are enough to see whether a mistake lessens their difference
 
