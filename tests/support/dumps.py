@@ -3,6 +3,7 @@
 from functools import cache
 
 import numpy as np
+import pytest
 from support.broken import BUGS
 
 import numgpt
@@ -91,6 +92,11 @@ WORDS = {
 }
 NEEDS = {"tanh": {"activation_function": "gelu"}, "no inverse layer": {"scale_attn_by_inverse_layer_idx": True}}
 ONCE = ("embed", "ln_f", "logits")  # not in a layer
+
+
+def thorough(*values):
+    """Return cases of a test that run only where the thorough ones do."""
+    return [pytest.param(value, marks=pytest.mark.thorough) for value in values]
 
 
 def wide_params(config, seed=0):

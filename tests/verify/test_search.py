@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 from support.broken import BUGS, dump
-from support.dumps import IDS, NEEDS, ONCE, WORDS, check, first_tensor, storyteller, wide
+from support.dumps import IDS, NEEDS, ONCE, WORDS, check, first_tensor, storyteller, thorough, wide
 
 
 @pytest.mark.parametrize("bug", list(BUGS)[::6])
@@ -96,7 +96,7 @@ def test_a_second_bug_behind_the_first_is_told_of():
     assert "behind it h.1.mlp.post differs first, by another" in cause
 
 
-@pytest.mark.parametrize("name", ["embed", "h.1.attn.weights", "h.0.mlp_out"])
+@pytest.mark.parametrize("name", ["h.1.attn.weights", *thorough("embed", "h.0.mlp_out")])
 def test_dropout_is_a_cause(name):
     model = wide()
     tensors = dump(IDS, model.params, model.config, dtype=np.float32)
@@ -106,7 +106,7 @@ def test_dropout_is_a_cause(name):
     assert cause.startswith(f"{name}: dropout is switched on")
 
 
-@pytest.mark.parametrize("n", [1, 3, 5])
+@pytest.mark.parametrize("n", [3, *thorough(1, 5)])
 @pytest.mark.parametrize("full", [True, False])
 def test_tokens_that_stand_before_the_text_are_told(n, full):
     """They are seen by all that follows; what a dump has of them is cut off."""
@@ -126,7 +126,7 @@ def test_tokens_that_stand_before_the_text_are_told(n, full):
 TWO = [("erf", "position offset 1"), ("no scale", "no residual"), ("epsilon 1e-3", "mask sees next")]
 
 
-@pytest.mark.parametrize("two", TWO)
+@pytest.mark.parametrize("two", [TWO[0], *thorough(*TWO[1:])])
 @pytest.mark.parametrize("full", [True, False])
 def test_two_mistakes_are_both_named(two, full):
     model = wide()

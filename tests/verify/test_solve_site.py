@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from support.broken import dump
-from support.dumps import IDS, check, wide
+from support.dumps import IDS, check, thorough, wide
 
 DICE = np.random.default_rng(0)
 T = len(IDS)
@@ -48,7 +48,7 @@ def test_biases_by_distance():
     assert cause.startswith("h.1.attn.scores: relative biases: scores get something for each head and distance")
 
 
-@pytest.mark.parametrize("factor", [0.7, 1.3, 2.0])
+@pytest.mark.parametrize("factor", [0.7, *thorough(1.3, 2.0)])
 def test_a_temperature(factor):
     cause = told("h.2.attn.weights", lambda t, p: softmax(factor * t["h.2.attn.scores"]))
     assert cause.startswith(f"h.2.attn.weights: a temperature: scores are multiplied by {factor:g} before the softmax")
@@ -65,7 +65,10 @@ def test_any_mask():
     assert cause.startswith("h.0.attn.weights: another mask: position 5 sees 0, 2, 3, 4, 5")
 
 
-@pytest.mark.parametrize("part", ["attn_out", "mlp.pre", "mlp_out", "ln_2", "attn.k"])
+@pytest.mark.parametrize(
+    "part",
+    ["ln_2", "attn.k", *thorough("attn_out", "mlp.pre", "mlp_out")],
+)
 def test_parameters_of_another_layer(part):
     """Computed from what the dump has in front of it."""
 
