@@ -30,6 +30,7 @@ FLOORS = [
     ["measure", "verify"],
     ["pages"],
     ["apps"],
+    ["server"],
     ["cli"],
     ["__main__"],
 ]

@@ -105,6 +105,14 @@ def complete_batch(
     return run(numbered, params, config, batch_size, forward_batch)
 
 
+def append(i: int, r: Running, config: Config) -> str:
+    """Put a chosen id behind a text, unless it ends it. Return why the text ends there; "" if it goes on."""
+    if i in r.rules.stop_ids:
+        return "stop"
+    r.text.append(i)
+    return end_of(r.text, r.prompt_length, config, r.rules)
+
+
 def choose_one(logits: np.ndarray, r: Running, params: Params, config: Config) -> int:
     """Choose the id that follows a text, from the logits [V] of its last position."""
     return r.choose(logits, r.text)
@@ -118,12 +126,20 @@ def choose_surely(logits: np.ndarray, r: Running, params: Params, config: Config
     token, and for one in a thousand or so a pass over its whole text; for one in a hundred with a cache of float16.
     """
     i = r.choose(logits, r.text)
+    return choose_exactly(r, params, config) if rounding_may_decide(logits, i, r) else i
+
+
+def rounding_may_decide(logits: np.ndarray, i: int, r: Running) -> bool:
+    """Whether another id than i, which was chosen from logits [V], would be if that of i were a little lower."""
     if logits.dtype == np.float64:
-        return i
+        return False
     handicapped = logits.copy()
     handicapped[i] -= NEAR_ROUNDED if r.rules.cache_dtype else NEAR
-    if r.choose(handicapped, r.text) == i:
-        return i
+    return r.choose(handicapped, r.text) != i
+
+
+def choose_exactly(r: Running, params: Params, config: Config) -> int:
+    """Choose the id that follows a text, from logits in float64."""
     return r.choose(exact_logits(r.text[r.start :], params, config, r.rules.cache_dtype), r.text)
 
 
@@ -182,12 +198,7 @@ def run(
         logits = forward_batch(new, params, config, [r.cache for r in running], logits_to_keep=1)
         still_running = []
         for r, row in zip(running, logits, strict=True):
-            i = choose_next(row[-1], r, params, config)
-            if i in r.rules.stop_ids:
-                finish_reason = "stop"
-            else:
-                r.text.append(i)
-                finish_reason = end_of(r.text, r.prompt_length, config, r.rules)
+            finish_reason = append(choose_next(row[-1], r, params, config), r, config)
             if finish_reason:
                 yield Completion(r.number, r.text[r.prompt_length :], finish_reason)
             else:

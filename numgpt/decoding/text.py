@@ -145,18 +145,30 @@ def until(pieces: Iterable[str], stop_strings: Sequence[str]) -> Iterator[str]:
     """
     held = ""
     for piece in pieces:
-        held += piece
-        found = [at for stop in stop_strings if (at := held.find(stop)) >= 0]
-        if found:
-            if min(found):
-                yield held[: min(found)]
-            return
-        free = len(held) - longest_beginning(held, stop_strings)
+        free, held, ended = cut(held + piece, stop_strings)
         if free:
-            yield held[:free]
-        held = held[free:]
+            yield free
+        if ended:
+            return
     if held:
         yield held
+
+
+def cut(text: str, stop_strings: Sequence[str]) -> tuple[str, str, bool]:
+    """Cut a text that goes on into what can be passed on and what may be the beginning of one of the strings.
+
+    Returns the two, and whether a string stands there: then the first is what comes before it, and the second empty.
+
+    >>> cut("He said: no. T", [". The"])
+    ('He said: no', '. T', False)
+    >>> cut("He said: no. Then", [". The"])
+    ('He said: no', '', True)
+    """
+    found = [at for stop in stop_strings if (at := text.find(stop)) >= 0]
+    if found:
+        return text[: min(found)], "", True
+    free = len(text) - longest_beginning(text, stop_strings)
+    return text[:free], text[free:], False
 
 
 def longest_beginning(text: str, stop_strings: Sequence[str]) -> int:

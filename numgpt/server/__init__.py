@@ -1,0 +1,1 @@
+"""Serve a model to programs and browsers: one running batch behind an HTTP API."""
