@@ -25,6 +25,7 @@ GROUPS = {  # name -> the module of this room that has it, and a line about it
         "chat": ("dialogue", "talk with a model"),
         "summarize": ("tasks", "summarize a text, as the GPT-2 paper does: TL;DR"),
         "translate": ("tasks", "translate a text, as the GPT-2 paper does: by examples"),
+        "serve": ("serving", "answer programs that speak OpenAI's API, and browsers, over HTTP"),
     },
     "checkpoints": {
         "models": ("checkpoints", "list the checkpoints that are known by name, and where they are"),

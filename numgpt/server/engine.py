@@ -145,11 +145,10 @@ class Engine:
         self._turn_away(texts)
 
     def stop(self) -> None:
-        """Turn away all texts, and end the thread."""
+        """Turn away all texts; the thread ends after its pass."""
         self.drain()
         self._turn_away(list(self.running))
-        self._thread.join()
-        self._aside.shutdown()
+        self._aside.shutdown(wait=False, cancel_futures=True)
 
     def _turn_away(self, texts: list[Text]) -> None:
         texts = [text for text in texts if not text.is_gone]
