@@ -59,6 +59,8 @@ options_of = st.fixed_dictionaries(
         "top_p": st.floats(0.1, 1),
         "min_p": st.floats(0, 0.5),
         "repetition_penalty": st.sampled_from([0.8, 1.3]),
+        "presence_penalty": st.sampled_from([-0.5, 1.5]),
+        "frequency_penalty": st.sampled_from([-0.5, 1.5]),
         "logit_bias": st.just({4: 2.0, (4, 5): -3.0}),
         "no_repeat_ngram_size": st.integers(2, 3),
         "bad_words": st.just([[6], [7, 8]]),

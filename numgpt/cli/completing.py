@@ -42,8 +42,17 @@ EXAMPLES = """examples:
   cat prompt.txt | numgpt generate -m path/to/gpt2"""
 
 OPTIONS = (  # of `numgpt generate`, by the names that they have in Python; those that are not given keep their defaults
-    *("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size"),
-    *("min_new_tokens", "overflow", "num_beams", "length_penalty", "early_stopping"),
+    *("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
+    *(
+        "presence_penalty",
+        "frequency_penalty",
+        "no_repeat_ngram_size",
+        "min_new_tokens",
+        "overflow",
+        "num_beams",
+        "length_penalty",
+        "early_stopping",
+    ),
 )
 
 
@@ -205,6 +214,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=float, metavar="P", help="keep the fewest tokens that reach this probability together")
     add("--min-p", type=float, metavar="P", help="keep the tokens at least P times as likely as the likeliest")
     add("--repetition-penalty", type=float, metavar="R", help="above 1: avoid tokens already there")
+    add("--presence-penalty", type=float, metavar="P", help="above 0, to 2: avoid tokens that were written already")
+    add("--frequency-penalty", type=float, metavar="P", help="above 0, to 2: the more so, the more often they were")
     add("--no-repeat-ngram-size", type=int, metavar="N", help="let no N tokens in a row come twice")
     add(
         "--bad-words", action="append", default=[], metavar="TEXT", help="ban a text; ' king' is not 'king'; repeatable"

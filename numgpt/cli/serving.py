@@ -12,6 +12,7 @@ from pathlib import Path
 from numgpt.cli.terminal import Command, add_cache, add_precision, load_model, note, say
 from numgpt.errors import OptionError
 
+SMALL = 30_000_000  # parameters below which one thread multiplies, and the other cores are left to the clients
 EXAMPLES = """examples:
   numgpt serve                                            then open http://127.0.0.1:8000 in a browser
   numgpt serve -m gpt2 --port 8080
@@ -31,6 +32,9 @@ def serve(args: argparse.Namespace) -> None:
         if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "h11", "anyio"):
             raise
         raise OptionError('numgpt serve needs starlette and uvicorn: pip install "numgpt[serve]"') from None
+    from numgpt.fast import stay_on_one_thread
+    from numgpt.params import count_params
+
     for name, least in ("batch_size", 1), ("queue", 1), ("grace", 0):
         if getattr(args, name) < least:
             raise OptionError(f"{name} is {getattr(args, name)}, expected {least} or more")
@@ -44,6 +48,8 @@ def serve(args: argparse.Namespace) -> None:
         )
     listening = bind(args.host, args.port)
     model = load_model(args)
+    if count_params(model.config) < SMALL:
+        stay_on_one_thread()
     name = args.name or (Path(args.model).name if os.sep in str(args.model) else str(args.model))
     limits = {"batch_size": args.batch_size, "queue": args.queue, "cache_dtype": args.cache}
     server = Server(model, name, **limits)

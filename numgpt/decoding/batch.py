@@ -14,19 +14,20 @@ from numgpt.cache import KVCache
 from numgpt.checks import check_count
 from numgpt.config import Config
 from numgpt.decoding.beam import check_sequences, search
+from numgpt.decoding.controls import Start, controls_of
 from numgpt.decoding.rules import (
-    Choose,
     Completion,
     Rules,
     check_prompt,
     check_rules,
-    chooser,
     end_of,
     kept_at_overflow,
     new_cache,
 )
+from numgpt.fast.sampling import sample, sample_with_lead
 from numgpt.model import Ids, Params
 from numgpt.params import map_leaves
+from numgpt.sampling import Control
 
 NEAR = 1e-3  # a lead in the logits that is far more than the rounding of float32 makes: some 1e-4 in GPT-2
 # And with a cache of float16, where a last digit of float32 may decide to which side a key or value is rounded: some
@@ -43,8 +44,8 @@ class Running:
     prompt_length: int
     text: list[int]
     cache: KVCache
-    choose: Choose
     rules: Rules
+    controls: list[Control]
     start: int = 0  # the model sees the text from here on
 
 
@@ -113,34 +114,46 @@ def append(i: int, r: Running, config: Config) -> str:
     return end_of(r.text, r.prompt_length, config, r.rules)
 
 
+def begin(number: int, text: list[int], params: Params, config: Config, rules: Rules) -> Running:
+    """Return a text that runs by these rules, with an empty cache. It is appended to."""
+    controls = controls_of(rules.controls, Start(len(text), rules.stop_ids))
+    return Running(number, len(text), text, new_cache(len(text), params, config, rules), rules, controls)
+
+
 def choose_one(logits: np.ndarray, r: Running, params: Params, config: Config) -> int:
     """Choose the id that follows a text, from the logits [V] of its last position."""
-    return r.choose(logits, r.text)
+    return sample(logits[: config.n_tokens], r.text, r.controls, r.rules.seed, r.number)
 
 
 def choose_surely(logits: np.ndarray, r: Running, params: Params, config: Config) -> int:
     """`choose_one`, and where another id comes so close that rounding may decide, the choice from logits in float64.
 
     Rounding depends on the shapes of the matrices, so on what stands beside a text in its batch, and on the machine.
-    This choice does not, so that a text that is made once more, anywhere, is the same. It takes a second draw for each
-    token, and for one in a thousand or so a pass over its whole text; for one in a hundred with a cache of float16.
+    This choice does not, so that a text that is made once more, anywhere, is the same. It takes, for one token in a
+    thousand or so, a pass over its whole text; for one in a hundred with a cache of float16. With controls of which
+    `sample_with_lead` tells no lead, it takes a second draw for each token.
     """
-    i = r.choose(logits, r.text)
-    return choose_exactly(r, params, config) if rounding_may_decide(logits, i, r) else i
+    i, may_change = choose_with_doubt(logits, r, config)
+    return choose_exactly(r, params, config) if may_change else i
 
 
-def rounding_may_decide(logits: np.ndarray, i: int, r: Running) -> bool:
-    """Whether another id than i, which was chosen from logits [V], would be if that of i were a little lower."""
+def choose_with_doubt(logits: np.ndarray, r: Running, config: Config) -> tuple[int, bool]:
+    """Choose the id that follows a text, and tell whether rounding may decide which it is."""
+    text, controls, seed, logits = r.text, r.controls, r.rules.seed, logits[: config.n_tokens]
     if logits.dtype == np.float64:
-        return False
+        return sample(logits, text, controls, seed, r.number), False
+    near = NEAR_ROUNDED if r.rules.cache_dtype else NEAR
+    i, lead = sample_with_lead(logits, text, controls, seed, r.number)
+    if lead > near:
+        return i, False
     handicapped = logits.copy()
-    handicapped[i] -= NEAR_ROUNDED if r.rules.cache_dtype else NEAR
-    return r.choose(handicapped, r.text) != i
+    handicapped[i] -= near
+    return i, sample(handicapped, text, controls, seed, r.number) != i
 
 
 def choose_exactly(r: Running, params: Params, config: Config) -> int:
     """Choose the id that follows a text, from logits in float64."""
-    return r.choose(exact_logits(r.text[r.start :], params, config, r.rules.cache_dtype), r.text)
+    return choose_one(exact_logits(r.text[r.start :], params, config, r.rules.cache_dtype), r, params, config)
 
 
 def exact_logits(ids: list[int], params: Params, config: Config, cache_dtype: str | None = None) -> np.ndarray:
@@ -179,10 +192,7 @@ def run(
         while waiting and len(running) < batch_size and (rows + len(waiting[1]) <= PREFILL or not running):
             number, text, rules = waiting
             if rules.max_new_tokens:
-                choose = chooser(len(text), config, rules, stream=number)
-                running.append(
-                    Running(number, len(text), text, new_cache(len(text), params, config, rules), choose, rules)
-                )
+                running.append(begin(number, text, params, config, rules))
                 rows += len(text)
             else:
                 yield Completion(number, [], "length")

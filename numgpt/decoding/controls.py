@@ -93,6 +93,45 @@ def repetition_penalty(logits: np.ndarray, ids: Text, penalty: float) -> np.ndar
     return out
 
 
+def presence_penalty(logits: np.ndarray, ids: Text, penalty: float, prompt_length: int = 0) -> np.ndarray:
+    """Make the tokens that were written already less likely, however often.
+
+        logit_i - penalty where i is among the new ids
+
+    logits [V], ids [T] int, of which the first prompt_length are the prompt; a penalty below 0 rewards
+    Returns [V].
+    Source: OpenAI's API, which counts what was sampled, and not the prompt.
+
+    >>> presence_penalty(np.array([2.0, 2.0, 2.0]), [0, 1, 1], penalty=0.5, prompt_length=1)
+    array([2. , 1.5, 2. ])
+    """
+    return logits - penalty * (counts_of(ids[prompt_length:], len(logits)) > 0)
+
+
+def frequency_penalty(logits: np.ndarray, ids: Text, penalty: float, prompt_length: int = 0) -> np.ndarray:
+    """Make a token less likely with each time that it was written.
+
+        logit_i - penalty count_i,   count_i: how often i is among the new ids
+
+    logits [V], ids [T] int, of which the first prompt_length are the prompt; a penalty below 0 rewards
+    Returns [V].
+    Source: OpenAI's API, as for `presence_penalty`.
+
+    >>> frequency_penalty(np.array([2.0, 2.0, 2.0]), [0, 1, 1], penalty=0.5, prompt_length=1)
+    array([2., 1., 2.])
+    """
+    return logits - penalty * counts_of(ids[prompt_length:], len(logits))
+
+
+def counts_of(ids: Text, n: int) -> np.ndarray:
+    """Return how often each of the ids 0 to n - 1 is there [n]. Others are passed over.
+
+    >>> counts_of([1, 1, 7], 3)
+    array([0, 2, 0])
+    """
+    return np.bincount(np.asarray(ids, dtype=np.intp), minlength=n)[:n]
+
+
 def no_repeat_ngram_size(logits: np.ndarray, ids: Text, n: int) -> np.ndarray:
     """Ban each token with which the text would repeat n ids in a row that it already has.
 
@@ -156,6 +195,8 @@ class Sampling(NamedTuple):
     no_repeat_ngram_size  1 or more; None or 0 for off
     bad_words             a list of lists of ids (bad_words_ids in Transformers); None for off
     min_new_tokens        0 or more; 0 for off
+    presence_penalty      -2 to 2; 0 for off
+    frequency_penalty     -2 to 2; 0 for off
     """
 
     temperature: float = 1.0
@@ -167,6 +208,8 @@ class Sampling(NamedTuple):
     no_repeat_ngram_size: int | None = None
     bad_words: Words | None = None
     min_new_tokens: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
 
 
 def check_sampling(options: Sampling, n_vocab: int | None = None) -> Sampling:
@@ -254,6 +297,7 @@ def is_count_or_none(x: Any) -> bool:
 
 
 COUNT = in_range("an integer of 1 or more, or None or 0 for off", is_count_or_none)
+PENALTY = in_range("a number from -2 to 2; 0 for off", lambda x: is_number(x) and -2 <= x <= 2)
 CONTROLS = (
     Option(
         name="logit_bias",
@@ -266,6 +310,18 @@ CONTROLS = (
         off=(1,),
         check=in_range("a number from 0.001 to 1000; 1 for off", lambda x: is_number(x) and 0.001 <= x <= 1000),
         bind=lambda penalty, start: partial(repetition_penalty, penalty=penalty),
+    ),
+    Option(
+        name="presence_penalty",
+        off=(0,),
+        check=PENALTY,
+        bind=lambda penalty, start: partial(presence_penalty, penalty=penalty, prompt_length=start.prompt_length),
+    ),
+    Option(
+        name="frequency_penalty",
+        off=(0,),
+        check=PENALTY,
+        bind=lambda penalty, start: partial(frequency_penalty, penalty=penalty, prompt_length=start.prompt_length),
     ),
     Option(
         name="no_repeat_ngram_size",

@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from numgpt.fast.blas import steer_blas
+    from numgpt.fast.blas import stay_on_one_thread, steer_blas
     from numgpt.fast.model import forward, forward_batch
 
-HOMES = {"forward": "model", "forward_batch": "model", "steer_blas": "blas"}  # each name and the module that has it
-__all__ = ["forward", "forward_batch", "steer_blas"]
+HOMES = {"forward": "model", "forward_batch": "model", "steer_blas": "blas"}  # each name and the module of it
+HOMES["stay_on_one_thread"] = "blas"
+__all__ = ["forward", "forward_batch", "stay_on_one_thread", "steer_blas"]
 
 
 def __getattr__(name: str) -> Any:

@@ -41,6 +41,19 @@ def steer_blas(yes: bool = True) -> bool:
     return steered
 
 
+def stay_on_one_thread() -> bool:
+    """Keep OpenBLAS on the thread of its caller from here on, for small matrices in a process that has more to do.
+
+    Each of two threads waits for the other at the end of a product, also where something else has its core. A server
+    of the storyteller makes 1,600 tokens a second for 8 clients on one thread, and 1,200 on two.
+    Returns whether it could be done.
+    """
+    steer_blas(False)
+    if set_threads := thread_setter():
+        set_threads(1)
+    return set_threads is not None
+
+
 def rests_soon() -> bool:
     """Whether the environment says that idle threads of OpenBLAS leave the cores within 2 ms."""
     told = os.environ.get("OPENBLAS_THREAD_TIMEOUT", "")

@@ -66,6 +66,48 @@ def sample(logits: np.ndarray, text: Text, controls: Sequence[Control] = (), see
     >>> sample(np.array([0.0, 2.0, 1.0]), text=[7, 8], controls=[OfLogits(top_k, 1)])
     1
     """
+    ids, logits, clocks = narrowed(logits, text, controls, seed, stream)
+    return int(ids[draw(softmax(logits), clocks)])
+
+
+def sample_with_lead(
+    logits: np.ndarray, text: Text, controls: Sequence[Control] = (), seed: int = 0, stream: int = 0
+) -> tuple[int, float]:
+    """What `sample` returns, and by how much lower its logit may be so that it is returned still, or 0 if not known.
+
+        min_j(e_j / p_j, j not i) > e_i / (p_i exp(-lead / T))
+
+    With top_k the logit has to stay above the least that is kept, too. Other controls are not looked into.
+
+    >>> sample_with_lead(np.array([0.0, 2.0, 1.25]), text=[7, 8], controls=[OfLogits(temperature, 0)])
+    (1, 0.75)
+    """
+    ids, left, clocks = narrowed(logits, text, controls, seed, stream)
+    probabilities = softmax(left)
+    at = draw(probabilities, clocks)
+    i, lead = int(ids[at]), math.inf
+    functions = [control.function if isinstance(control, OfLogits) else None for control in controls]
+    if functions not in ([], [temperature], [top_k], [temperature, top_k]):
+        return i, 0.0
+    T = next((control.setting for control in controls if isinstance(control, OfLogits)), 1.0)
+    T = T if functions[:1] == [temperature] else 1.0
+    if T == 0:
+        others = np.delete(logits, i).max(initial=-math.inf)
+        return i, float(logits[i]) - float(others)
+    if len(left) > 1:
+        with np.errstate(all="ignore"):
+            times = clocks / probabilities
+            fastest, times[at] = times[at], math.inf
+            lead = math.log(times.min() / fastest)
+    if functions[-1:] == [top_k]:
+        lead = min(lead, float(left[at] - left.min()))
+    return i, lead * T
+
+
+def narrowed(
+    logits: np.ndarray, text: Text, controls: Sequence[Control], seed: int, stream: int
+) -> tuple[Sequence[int] | np.ndarray, np.ndarray, np.ndarray]:
+    """Return the ids that are left after all controls, in ascending order, with their logits in float64 and clocks."""
     check_finite(logits, position=len(text))
     of_logits = [control for control in controls if isinstance(control, OfLogits)]
     if len(of_logits) < len(controls):
@@ -73,7 +115,7 @@ def sample(logits: np.ndarray, text: Text, controls: Sequence[Control] = (), see
     for control in controls[: len(controls) - len(of_logits)]:  # those that look at the text need all logits
         logits = control(logits, text)
     if of_logits and of_logits[0].function is temperature and of_logits[0].setting == 0:
-        return int(logits.argmax())
+        return [int(logits.argmax())], np.zeros(1), np.ones(1)
     kept: np.ndarray | None = None  # the ids that are left, where not all of them are
     k = most_kept(of_logits)
     if k is not None and k < len(logits):
@@ -85,8 +127,6 @@ def sample(logits: np.ndarray, text: Text, controls: Sequence[Control] = (), see
     if logits.min() == -math.inf:
         left = np.flatnonzero(logits > -math.inf)
         kept, logits = left if kept is None else kept[left], logits[left]
-    n = len(logits) if kept is None else int(kept[-1]) + 1
-    words = random_words(seed, stream, len(text), n)
     if kept is None:
-        return draw(softmax(logits), exponentials_of(words))
-    return int(kept[draw(softmax(logits), exponentials_of(words[kept]))])
+        return range(len(logits)), logits, exponentials_of(random_words(seed, stream, len(text), len(logits)))
+    return kept, logits, exponentials_of(random_words(seed, stream, len(text), int(kept[-1]) + 1)[kept])

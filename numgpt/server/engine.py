@@ -8,6 +8,7 @@ The engine has a thread of its own, in which all passes run. What they bring it 
 
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numgpt import fast
-from numgpt.decoding.batch import Running, append, choose_exactly, rounding_may_decide
-from numgpt.decoding.rules import Rules, chooser, new_cache
+from numgpt.decoding.batch import Running, append, begin, choose_exactly, choose_with_doubt
+from numgpt.decoding.rules import Rules
 from numgpt.measure.scoring import check_largest
 from numgpt.model import Model
 
@@ -156,6 +157,7 @@ class Engine:
         self.tell([(text, News(error=Busy(IS_CLOSING))) for text in texts])
 
     def _run(self) -> None:
+        held, told = [], 0.0
         while turn := self._wait_for_turn():
             news: dict[Text, News] = {}
             try:
@@ -163,7 +165,11 @@ class Engine:
             except Exception as error:  # no memory left, or a fault of ours: it must end these texts, not the server
                 news = {text: News(error=error) for text in turn}
             self.running = [text for text in self.running if text not in news or not news[text].is_last]
-            self.tell([(text, found) for text, found in news.items() if found.prompt or found.token or found.is_last])
+            held += [(text, found) for text, found in news.items() if found.prompt or found.token or found.is_last]
+            now = time.monotonic()
+            if now - told > 0.02 or any(found.is_last for found in news.values()):
+                self.tell(held)
+                held, told = [], now
 
     def _wait_for_turn(self) -> list[Text]:
         """Wait until texts can go on, and return them; none where the engine is closing and has no more to do."""
@@ -207,9 +213,7 @@ class Engine:
     def _running(self, text: Text) -> Running:
         """Return how far a text is. One that is new begins."""
         if text.running is None:
-            config, rules, n = self.model.config, text.rules, len(text.ids)
-            cache, choose = new_cache(n, self.model.params, config, rules), chooser(n, config, rules, text.number)
-            text.running = Running(text.number, n, text.ids.copy(), cache, choose, rules)
+            text.running = begin(text.number, text.ids.copy(), self.model.params, self.model.config, text.rules)
         return text.running
 
     def _hear(self, text: Text, r: Running, length: int, rows: np.ndarray) -> News:
@@ -227,8 +231,8 @@ class Engine:
             return News(prompt)
         if not r.rules.max_new_tokens:
             return News(prompt, finish_reason="length")
-        i = r.choose(rows[-1], r.text)
-        if rounding_may_decide(rows[-1], i, r):
+        i, may_change = choose_with_doubt(rows[-1], r, self.model.config)
+        if may_change:
             choice = self._aside.submit(choose_exactly, r, self.model.params, self.model.config)
             choice.add_done_callback(self._notify)
             text.in_doubt = rows[-1].copy(), choice

@@ -20,7 +20,7 @@ MOST_TEXTS = 128  # prompts times n
 MOST_LIKELIEST = 20
 MOST_BIASES = 1024
 MOST_STOPS, LONGEST_STOP = 16, 256
-CONTROLS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+CONTROLS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 COMPLETIONS = (  # the fields of a completion
     *("model", "prompt", "max_tokens", *CONTROLS, "n", "stop", "seed", "echo", "logprobs", "logit_bias"),
     *("stream", "stream_options", "allow_special", "return_token_ids"),

@@ -23,9 +23,9 @@ from numgpt.apps import jobs
 from numgpt.apps.jobs import Job, Line, Output, Summary, run_job
 from numgpt.apps.lines import parse, read_lines
 from numgpt.decoding import batch
-from numgpt.decoding.batch import NEAR, NEAR_ROUNDED, Running, choose_one, choose_surely
+from numgpt.decoding.batch import NEAR, NEAR_ROUNDED, begin, choose_one, choose_surely
 from numgpt.decoding.beam import beam_search
-from numgpt.decoding.rules import check_rules, chooser
+from numgpt.decoding.rules import check_rules
 from numgpt.errors import NumgptError, OptionError
 
 N_CTX = 32
@@ -141,8 +141,7 @@ def test_a_choice_does_not_hang_on_rounding(model, dice, options):
     np.testing.assert_allclose(exact, expected, rtol=0, atol=1e-9)
     near = NEAR_ROUNDED if rules.cache_dtype else NEAR
     noise = np.random.default_rng(dice).uniform(-near / 2, near / 2, len(exact))
-    choose = chooser(2, model.config, rules, stream=5)
-    r = Running(number=5, prompt_length=2, text=text, cache=None, choose=choose, rules=rules)
+    r = begin(5, text, model.params, model.config, rules)
     dtypes = {rules.cache_dtype}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch, "exact_logits", lambda *arguments: dtypes.add(arguments[3]) or exact)

@@ -42,6 +42,7 @@ def test_generate_equals_the_library(capsys):
     model = numgpt.load("storyteller")
     ids = model.tokenizer.encode("The king")
     options = {"temperature": 0.7, "top_k": 30, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.1, "seed": 3}
+    options |= {"presence_penalty": 0.3, "frequency_penalty": 0.2}
     new = list(numgpt.generate(ids, model.params, model.config, max_new_tokens=15, **options))
     flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     result = json.loads(call(capsys, "generate", "The king", "-n", "15", *flags, "--json")[1])

@@ -59,7 +59,7 @@ def test_each_text_is_that_of_generate(prompts, n, size, temperature, room):
 
 def test_the_controls_reach_each_text():
     prompts = [[1, 2], [3], [4, 5, 6]]
-    options = {"max_new_tokens": 10, "seed": 1, "top_k": 3, "repetition_penalty": 1.5}
+    options = {"max_new_tokens": 10, "seed": 1, "top_k": 3, "repetition_penalty": 1.5, "frequency_penalty": 0.3}
     assert generate_batch(prompts, PARAMS, CONFIG, **options) == [c.ids for c in alone(prompts, **options)]
 
 

@@ -6,6 +6,7 @@ the one found have a chance of one in a million or more under the right distribu
 """
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -22,9 +23,11 @@ from numgpt.decoding.controls import (
     ban,
     check_sampling,
     controls_of,
+    frequency_penalty,
     logit_bias,
     min_new_tokens,
     no_repeat_ngram_size,
+    presence_penalty,
     repetition_penalty,
     text_controls,
 )
@@ -61,6 +64,26 @@ def test_repetition_penalty_of_a_text_of_nothing_changes_nothing(dtype):
 def test_repetition_penalty_passes_over_ids_that_have_no_logit():
     # A prompt may hold rows that pad the embedding; their logits are cut off.
     assert repetition_penalty(np.array([2.0, 2, 2]), [2, 3, 100], 2).tolist() == [2, 2, 1]
+
+
+# --- presence_penalty and frequency_penalty
+
+
+def test_penalties_of_what_was_written_are_those_of_openai():
+    logits = np.array([3.0, 1.0, -1.0, 0.0, LOW])
+    text = [3, 0, 1, 0, 4, 9]  # 9 has no logit; with a prompt of one, 0 came twice, 1 and 4 once
+    assert presence_penalty(logits, text, 0.5, 1).tolist() == [2.5, 0.5, -1, 0, LOW]
+    assert frequency_penalty(logits, text, 0.5, 1).tolist() == [2, 0.5, -1, 0, LOW]
+    assert frequency_penalty(logits, text, -1, 3).tolist() == [4, 1, -1, 0, LOW]  # below 0 it rewards
+
+
+@given(st.lists(st.integers(0, 6), max_size=12), st.integers(0, 12), st.floats(-2, 2), st.floats(-2, 2))
+def test_both_count_the_new_tokens_alone(text, prompt_length, presence, frequency):
+    count = Counter(text[prompt_length:])
+    expected = [i - count[i] * frequency - (count[i] > 0) * presence for i in range(5)]
+    options = Sampling(presence_penalty=presence, frequency_penalty=frequency)
+    found = process(np.arange(5.0), text, options, prompt_length=prompt_length)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
 # --- the other controls that look at the text
@@ -430,6 +453,8 @@ RANGES = {
     "top_p": ([*NOT_NUMBERS, 0, 0.0, np.float64(0), 1.0001, 2], "a number above 0 and up to 1, or None for off"),
     "min_p": ([*NOT_NUMBERS, 1.0001, 2], "a number from 0 to 1, or None for off"),
     "repetition_penalty": ([*NOT_NUMBERS, None, 0, 0.0], "a number from 0.001 to 1000; 1 for off"),
+    "presence_penalty": ([*NOT_NUMBERS[:-2], None, -2.1, 3], "a number from -2 to 2; 0 for off"),
+    "frequency_penalty": ([*NOT_NUMBERS[:-2], None, -2.1, 3], "a number from -2 to 2; 0 for off"),
     "no_repeat_ngram_size": ([*NOT_NUMBERS, 1.0, np.int64(-1)], "an integer of 1 or more, or None or 0 for off"),
     "min_new_tokens": ([*NOT_NUMBERS, None, 1.0, np.int64(-1)], "an integer of 0 or more; 0 for off"),
     "logit_bias": ([5, "ab", [1, 2], [()], {None: 1.0}], BIAS),
@@ -442,6 +467,8 @@ GOOD = {
     "top_p": [None, 1, 1.0, 0.9, 1e-300, np.float32(0.5), np.float64(1), np.int64(1)],
     "min_p": [None, 0, 1, 0.0, 1.0, 0.05, np.float32(0.5), np.int64(0)],
     "repetition_penalty": [1, 1.0, 0.5, 1.2, 1e-3, 1e3, np.float32(1.5), np.int64(2)],
+    "presence_penalty": [0, 0.0, -2, 2, 0.5, np.float32(1.5)],
+    "frequency_penalty": [0, 0.0, -2, 2, 0.5, np.float32(1.5)],
     "no_repeat_ngram_size": [None, 0, 1, 2, np.int64(1), np.uint8(1)],
     "min_new_tokens": [0, 1, 10**9, np.int64(3), np.uint8(3)],
 }
@@ -545,10 +572,11 @@ def test_option_errors_are_errors_of_numgpt_and_of_values():
 
 
 def test_the_defaults_are_the_model_s_own_distribution():
-    assert Sampling() == (1.0, None, None, None, 1.0, None, None, None, 0)
+    assert Sampling() == (1.0, None, None, None, 1.0, None, None, None, 0, 0.0, 0.0)
     assert Sampling._fields == (
         *("temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
         *("logit_bias", "no_repeat_ngram_size", "bad_words", "min_new_tokens"),
+        *("presence_penalty", "frequency_penalty"),
     )
 
 

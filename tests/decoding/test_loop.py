@@ -93,6 +93,7 @@ OPTIONS = {
     "top_p": {"top_p": 0.7},
     "min_p": {"min_p": 0.2},
     "penalty": {"repetition_penalty": 1.8},
+    "penalties of what is new": {"presence_penalty": 0.7, "frequency_penalty": -0.4},
     "greedy with a penalty": {"temperature": 0, "repetition_penalty": 1.8},
     "all": {"temperature": 1.3, "top_k": 12, "top_p": 0.95, "min_p": 0.01, "repetition_penalty": 0.8},
 }
@@ -106,7 +107,7 @@ def test_generate_gives_the_ids_of_the_plain_loop_over_whole_texts_without_a_cac
         text = list(PROMPT)
         for _ in range(11):
             logits = model.forward(text, params, CONFIG)[-1]
-            text.append(sample(logits, text, Sampling(**options), seed, stream))
+            text.append(sample(logits, text, Sampling(**options), seed, stream, prompt_length=len(PROMPT)))
         found = generate(PROMPT, params, CONFIG, max_new_tokens=11, seed=seed, stream=stream, **options)
         assert list(found) == text[5:]
 

@@ -127,3 +127,11 @@ def test_the_openblas_in_numpys_wheels_is_set_and_set_back():
     before = blas.ask_openblas("num_threads", ctypes.c_int)
     found = in_parts(lambda start, stop: blas.ask_openblas("num_threads", ctypes.c_int), 4, 2, multiplies=True)
     assert (found, blas.ask_openblas("num_threads", ctypes.c_int)) == ([1, 1], before)
+
+
+def test_it_can_be_kept_on_one_thread(monkeypatch):
+    functions, numbers = openblas()
+    put(monkeypatch, **functions)
+    assert blas.stay_on_one_thread()
+    assert numbers[-1] == 1
+    assert not blas.steered

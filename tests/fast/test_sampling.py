@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from support.sampling import LOW, kept, narrow, process, sample
 
 from numgpt import sampling
-from numgpt.decoding.controls import Sampling
+from numgpt.decoding.controls import Sampling, Start, controls_of
 from numgpt.errors import OptionError
-from numgpt.fast.sampling import contenders, random_words
+from numgpt.fast.sampling import contenders, random_words, sample_with_lead
+from numgpt.fast.sampling import sample as fast_sample
 from numgpt.ops import softmax
 from numgpt.sampling import draw, exponentials
 
@@ -83,6 +84,7 @@ text_options = st.fixed_dictionaries(
     options_of
     | {
         "repetition_penalty": st.sampled_from([1, 1.3, 0.5]),
+        "frequency_penalty": st.sampled_from([0, 0.4]),
         "logit_bias": st.none() | st.dictionaries(biased, st.sampled_from([2.5, -0.1])),
         "no_repeat_ngram_size": st.sampled_from([0, 0, 1, 2]),
         "bad_words": st.none() | st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=2), max_size=3),
@@ -123,3 +125,35 @@ def test_sample_is_the_same_over_the_whole_vocabulary_of_gpt_2(spread, dtype):
         ]
     ):
         assert sample(logits, [5, 6, 5], options, seed) == by_the_definitions(logits, [5, 6, 5], options, seed)
+
+
+# --- the lead tells when a second draw is needless
+
+
+@given(
+    st.lists(st.floats(-9, 9, width=32), min_size=1, max_size=40),
+    st.fixed_dictionaries({"temperature": st.sampled_from([0, 0.5, 1, 1.7]), "top_k": st.none() | st.integers(1, 50)}),
+    st.integers(0, 10**6),
+    st.floats(0.001, 3),
+)
+def test_a_logit_that_is_lower_by_less_than_its_lead_is_chosen_still_and_by_more_not(values, options, seed, less):
+    logits, controls = np.array(values), controls_of(Sampling(**options), Start())
+    i, lead = sample_with_lead(logits, [1, 2], controls, seed)
+    assert i == fast_sample(logits, [1, 2], controls, seed)
+    lower = logits.copy()
+    lower[i] -= less
+    if less < lead - 1e-9:
+        assert fast_sample(lower, [1, 2], controls, seed) == i
+    if options["top_k"] is None and less > lead + 1e-9:  # with it, the least that is kept may be passed and stay
+        assert fast_sample(lower, [1, 2], controls, seed) != i
+
+
+def test_of_other_controls_no_lead_is_told():
+    logits = np.array([0.0, 5.0])
+    for options in (
+        {"top_p": 0.9},
+        {"min_p": 0.1},
+        {"repetition_penalty": 1.2},
+        {"temperature": 0, "logit_bias": {0: 1}},
+    ):
+        assert sample_with_lead(logits, [1], controls_of(Sampling(**options), Start()))[1] == 0
