@@ -88,9 +88,9 @@ def explain(model: Model, text: str | Ids, name: str = "", allow_special: bool =
     return Explanation(re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], page), data)
 
 
-def file_of_the_page(name: str) -> str:
-    """Return the text of a file beside this one."""
-    return resources.files("numgpt.pages").joinpath(name).read_text(encoding="utf-8")
+def file_of_the_page(name: str, room: str = "numgpt.pages") -> str:
+    """Return the text of a file that lies beside the modules of a room."""
+    return resources.files(room).joinpath(name).read_text(encoding="utf-8")
 
 
 def hash_of(text: str) -> str:
