@@ -17,8 +17,7 @@ EXAMPLES = """examples:
   numgpt serve                                            then open http://127.0.0.1:8000 in a browser
   numgpt serve -m gpt2 --port 8080
   numgpt serve -m gpt2-xl --weights int8 --cache float16
-  curl -s http://127.0.0.1:8000/v1/completions -H "Content-Type: application/json" \\
-       -d '{"prompt": "Once upon a time", "max_tokens": 40}'
+  curl http://127.0.0.1:8000/v1/completions --json '{"prompt": "Once upon a time", "max_tokens": 40}'
   NUMGPT_API_KEY=secret numgpt serve --host 0.0.0.0       for other machines: they need the key"""
 
 
@@ -27,7 +26,7 @@ def serve(args: argparse.Namespace) -> None:
     try:
         from numgpt.server.app import Server
         from numgpt.server.guard import access_for, is_loopback
-        from numgpt.server.running import bind, run
+        from numgpt.server.running import bind, process_of
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "h11", "anyio"):
             raise
@@ -65,7 +64,7 @@ def serve(args: argparse.Namespace) -> None:
     if not args.quiet and sys.stderr:
         logging.basicConfig(format="numgpt: %(message)s", stream=sys.stderr)
         logging.getLogger("numgpt.server").setLevel(logging.INFO)
-    run(server, access, listening, args.grace, started)
+    process_of(server, access, args.grace, started).run(sockets=[listening])
     if not args.quiet:
         say("numgpt: ended")
 

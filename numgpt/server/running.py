@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from numgpt.checks import check_option
 from numgpt.errors import OptionError
 from numgpt.server.app import Server
 from numgpt.server.guard import Access
@@ -66,24 +67,30 @@ class Process(uvicorn.Server):
         self.listening()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit:
-            self.force_exit = True  # asked twice
+        if self.should_exit:  # asked twice: nothing is waited for
+            for task in self.server_state.tasks:
+                self.server.loop.call_soon_threadsafe(task.cancel)
         self.should_exit = True
-        self.server.loop.call_soon_threadsafe(self.server.close, 0 if self.force_exit else self.grace)
+        self.server.loop.call_soon_threadsafe(self.server.close, self.grace)
 
 
 def bind(host: str, port: int) -> socket.socket:
     """Return a socket that listens. Raises OptionError where that can't be."""
+    check_option("port", port, 0 <= port < 65536, "0 to 65535")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OptionError(f"{host}, port {port}: {reason}; choose another by --host and --port") from None
 
 
-def run(server: Server, access: Access, listening: socket.socket, grace: float, started: Callable[[], None]) -> None:
-    """Serve until a signal comes; then answer what is running, for at most so many seconds."""
+def process_of(server: Server, access: Access, grace: float, started: Callable[[], None]) -> Process:
+    """Return what serves until a signal comes, by `run(sockets=[...])`; then it answers what is running, and ends.
+
+    grace    for how many seconds, at most
+    started  is called when the server listens
+    """
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     config = uvicorn.Config(
         server.app(access),
@@ -97,4 +104,4 @@ def run(server: Server, access: Access, listening: socket.socket, grace: float, 
         limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=int(grace) + 5,
     )
-    Process(config, server, grace, started).run(sockets=[listening])
+    return Process(config, server, grace, started)
