@@ -1,7 +1,6 @@
 """The routes: from a request to the engine, and back as an answer or a stream of events."""
 
 import asyncio
-import concurrent.futures
 import json
 import threading
 import time
@@ -130,9 +129,11 @@ class Server:
             choice.listener.put(choice, news)
 
     def close(self, grace: float) -> None:
-        """Take no further texts, and after so many seconds end those that run."""
+        """Take no further texts, and after so many seconds turn away those that run, and who waits for a page."""
         self.engine.drain()
         self.loop.call_later(grace, self.engine.stop)
+        if self.explaining and not self.explaining.done():
+            self.loop.call_later(grace, settle, self.explaining, None, Busy(IS_CLOSING))
 
     # ---- what is asked of the model
 
@@ -289,16 +290,26 @@ def event(content: Part) -> bytes:
 
 def in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
     """Do some work in a thread that the process does not wait for when it ends."""
-    loop, future = asyncio.get_running_loop(), concurrent.futures.Future[T]()
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
 
     def run() -> None:
+        result, error = None, None
         try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
+            result = work()
+        except BaseException as caught:
+            error = caught
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, future, result, error)
 
     threading.Thread(target=run, name="numgpt-explain", daemon=True).start()
-    return asyncio.wrap_future(future, loop=loop)
+    return future
+
+
+def settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    """Give a future its result or its error, unless it has one."""
+    if not future.done():
+        future.set_exception(error) if error else future.set_result(result)
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

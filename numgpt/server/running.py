@@ -67,11 +67,9 @@ class Process(uvicorn.Server):
         self.listening()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit:  # asked twice: nothing is waited for
-            for task in self.server_state.tasks:
-                self.server.loop.call_soon_threadsafe(task.cancel)
+        grace = 0 if self.should_exit else self.grace  # asked twice: nothing is waited for
         self.should_exit = True
-        self.server.loop.call_soon_threadsafe(self.server.close, self.grace)
+        self.server.loop.call_soon_threadsafe(self.server.close, grace)
 
 
 def bind(host: str, port: int) -> socket.socket:
