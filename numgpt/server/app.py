@@ -20,7 +20,7 @@ from numgpt.model import Model, tokenizer_of
 from numgpt.pages.explanation import Explanation, explain
 from numgpt.server import fields
 from numgpt.server.answers import Answer, Choice, Part, is_empty, join, spelled
-from numgpt.server.engine import IS_FULL, Engine, News, Text
+from numgpt.server.engine import IS_CLOSING, IS_FULL, Busy, Engine, News, Text
 from numgpt.server.fields import Asked, Refused, value_of
 from numgpt.server.guard import Access, Gone, Guard, Receive, Scope, Send, body_of, content_of, refusal, refused_for
 from numgpt.server.page import page_of
