@@ -3,7 +3,7 @@
     waiting --there is room--> its prompt, in parts --> a token in each pass --> done
                                                     \\--the client goes away--> gone
 
-The engine has a thread of its own, in which all passes run. What they bring it tells in one call a pass.
+The engine has a thread of its own, in which all passes run.
 """
 
 import math
@@ -24,6 +24,7 @@ from numgpt.measure.scoring import check_largest
 from numgpt.model import Model
 
 PART = 128  # tokens of prompts in one pass: longer ones are read in parts, between which the other texts go on
+TOGETHER = 0.02  # seconds within which the news of several passes go out together
 IS_FULL = "the server is busy: try again a little later"
 IS_CLOSING = "the server is shutting down"
 
@@ -76,6 +77,11 @@ class Text:
     running: Running | None = None
     in_doubt: tuple[np.ndarray, Future[int]] | None = None  # its last logits [V], and the choice that is made aside
 
+    @property
+    def is_beginning(self) -> bool:
+        """Whether its prompt is not read yet."""
+        return self.running is None or len(self.running.cache) < len(self.ids)
+
 
 class Engine:
     """Runs texts in one batch, each by its own rules, and tells what comes of them.
@@ -83,7 +89,7 @@ class Engine:
     batch_size  how many texts run at once; each has a cache with room for its prompt and max_new_tokens
     queue       with so many waiting, no further ones are taken
     part        how many tokens of prompts go into one pass
-    tell        is called with all the news of a pass, in the engine's thread
+    tell        is called with all the news of some passes, in the engine's thread
     Notes: a text is the one that `generate` makes by the same rules. Where rounding may decide between two ids, which
     hangs on what else is in the batch, the choice is made from logits in float64, and the other texts go on meanwhile.
 
@@ -116,7 +122,7 @@ class Engine:
         self.batch_size, self.queue, self.part = batch_size, queue, part
         self.waiting: deque[Text] = deque()
         self.running: list[Text] = []
-        self._is_closing = False
+        self._is_closing = self._reads_alone = False
         self._changed = threading.Condition()
         self._aside = ThreadPoolExecutor(1, "numgpt-exact")
         self._thread = threading.Thread(target=self._run, name="numgpt-engine", daemon=True)
@@ -157,7 +163,8 @@ class Engine:
         self.tell([(text, News(error=Busy(IS_CLOSING))) for text in texts])
 
     def _run(self) -> None:
-        held, told = [], 0.0
+        held: list[tuple[Text, News]] = []
+        told = 0.0
         while turn := self._wait_for_turn():
             news: dict[Text, News] = {}
             try:
@@ -166,10 +173,10 @@ class Engine:
                 news = {text: News(error=error) for text in turn}
             self.running = [text for text in self.running if text not in news or not news[text].is_last]
             held += [(text, found) for text, found in news.items() if found.prompt or found.token or found.is_last]
-            now = time.monotonic()
-            if now - told > 0.02 or any(found.is_last for found in news.values()):
+            waited = time.monotonic() - told > TOGETHER or any(text.in_doubt for text in self.running)
+            if waited or any(found.is_last or is_first(text, found) for text, found in held):
                 self.tell(held)
-                held, told = [], now
+                held, told = [], time.monotonic()
 
     def _wait_for_turn(self) -> list[Text]:
         """Wait until texts can go on, and return them; none where the engine is closing and has no more to do."""
@@ -185,9 +192,14 @@ class Engine:
                 self._changed.wait()
 
     def _pass_through(self, texts: list[Text], news: dict[Text, News]) -> None:
-        """Bring each text a token further, or its prompt by a part, and put down what there is to tell."""
+        """Bring each text a token further, or its prompt by a part, and put down what there is to tell.
+
+        Every second time new texts are read alone: their first tokens come sooner, and the others do not wait for long.
+        """
+        beginning = [text for text in texts if text.is_beginning]
+        self._reads_alone = bool(beginning) and not self._reads_alone
         going: list[tuple[Text, Running]] = []
-        for text in texts:
+        for text in beginning if self._reads_alone else texts:
             try:
                 if text.in_doubt is None:
                     going.append((text, self._running(text)))
@@ -253,6 +265,11 @@ class Engine:
     def _notify(self, _: Any) -> None:
         with self._changed:
             self._changed.notify()
+
+
+def is_first(text: Text, news: News) -> bool:
+    """Whether what came of a text is its first new token, which is not kept waiting."""
+    return news.token is not None and text.running is not None and len(text.running.text) <= len(text.ids) + 1
 
 
 def shared(parts: list[list[int]], room: int) -> list[list[int]]:
