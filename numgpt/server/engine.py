@@ -171,7 +171,7 @@ class Engine:
                 self._pass_through(turn, news)
             except Exception as error:  # no memory left, or a fault of ours: it must end these texts, not the server
                 news = {text: News(error=error) for text in turn}
-            self.running = [text for text in self.running if text not in news or not news[text].is_last]
+            self._release(text for text, found in news.items() if found.is_last)
             held += [(text, found) for text, found in news.items() if found.prompt or found.token or found.is_last]
             waited = time.monotonic() - told > TOGETHER or any(text.in_doubt for text in self.running)
             if waited or any(found.is_last or is_first(text, found) for text, found in held):
@@ -182,7 +182,7 @@ class Engine:
         """Wait until texts can go on, and return them; none where the engine is closing and has no more to do."""
         with self._changed:
             while True:
-                self.running = [text for text in self.running if not text.is_gone]
+                self._release(text for text in self.running if text.is_gone)
                 self.waiting = deque(text for text in self.waiting if not text.is_gone)
                 while self.waiting and len(self.running) < self.batch_size:
                     self.running.append(self.waiting.popleft())
@@ -190,6 +190,13 @@ class Engine:
                 if turn or (self._is_closing and not self.running):
                     return turn
                 self._changed.wait()
+
+    def _release(self, texts: Iterable[Text]) -> None:
+        """Take texts out of the batch, and let go of their caches at once: whoever asked may hold the texts longer."""
+        leaving = set(texts)
+        self.running = [text for text in self.running if text not in leaving]
+        for text in leaving:
+            text.running = text.in_doubt = None
 
     def _pass_through(self, texts: list[Text], news: dict[Text, News]) -> None:
         """Bring each text a token further, or its prompt by a part, and put down what there is to tell.

@@ -209,6 +209,7 @@ def test_who_goes_away_leaves_whether_it_waits_or_runs(listener, start):
     listener.wait_for_end(third)
     assert not any(news.is_last for news in listener.of(first))
     assert not listener.of(second)
+    assert first.running is third.running is None  # nor are their caches held
     assert (running.running, list(running.waiting)) == ([], [])
 
 
