@@ -14,7 +14,7 @@ from numgpt.cache import KVCache
 from numgpt.checks import check_count
 from numgpt.config import Config
 from numgpt.decoding.beam import check_sequences, search
-from numgpt.decoding.controls import Start, controls_of
+from numgpt.decoding.controls import controls_of
 from numgpt.decoding.rules import (
     Completion,
     Rules,
@@ -23,6 +23,7 @@ from numgpt.decoding.rules import (
     end_of,
     kept_at_overflow,
     new_cache,
+    start_of,
 )
 from numgpt.fast.sampling import sample, sample_with_lead
 from numgpt.model import Ids, Params
@@ -116,7 +117,7 @@ def append(i: int, r: Running, config: Config) -> str:
 
 def begin(number: int, text: list[int], params: Params, config: Config, rules: Rules) -> Running:
     """Return a text that runs by these rules, with an empty cache. It is appended to."""
-    controls = controls_of(rules.controls, Start(len(text), rules.stop_ids))
+    controls = controls_of(rules.controls, start_of(len(text), rules))
     return Running(number, len(text), text, new_cache(len(text), params, config, rules), rules, controls)
 
 

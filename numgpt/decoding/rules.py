@@ -3,7 +3,7 @@
 import inspect
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from numgpt.checks import (
 )
 from numgpt.config import Config
 from numgpt.decoding.controls import Sampling, Start, check_sampling, controls_of
+from numgpt.decoding.form import form_of
 from numgpt.errors import ContextError, OptionError, TokenError
 from numgpt.fast.sampling import sample
 from numgpt.generation import Choose
@@ -98,7 +99,8 @@ def check_rules(
     seed = random_seed() if seed is None else seed
     check_seed("seed", seed)
     stops = check_stop_ids(stop_ids, config)
-    strings = check_stop_strings(stop_strings, tokenizer)
+    strings = check_stop_strings(stop_strings)
+    check_tokenizer(tokenizer, {"stop_strings": strings, "ban": sampling.ban, "regex": sampling.regex})
     check_option("overflow", overflow, overflow in ("stop", "slide"), "'stop' or 'slide'")
     check_beams(num_beams, length_penalty, early_stopping, overflow, sampling)
     check_cache_dtype(cache_dtype)
@@ -211,13 +213,18 @@ def random_seed() -> int:
     return int.from_bytes(os.urandom(4), "little")
 
 
-def check_stop_strings(stop_strings: Sequence[str], tokenizer: Tokenizer | None) -> list[bytes]:
-    """Return the strings in UTF-8. Raises OptionError for an empty one, or without a tokenizer to find them with."""
+def check_stop_strings(stop_strings: Sequence[str]) -> list[bytes]:
+    """Return the strings in UTF-8. Raises OptionError for an empty one."""
     fits = not isinstance(stop_strings, str) and all(isinstance(stop, str) and stop for stop in stop_strings)
     check_option("stop_strings", stop_strings, fits, "a list of strings, none of them empty")
-    if stop_strings and tokenizer is None:
-        raise OptionError("stop_strings need the model's tokenizer: tokenizer=model.tokenizer")
     return [stop.encode() for stop in stop_strings]
+
+
+def check_tokenizer(tokenizer: Tokenizer | None, options: Mapping[str, Any]) -> None:
+    """Raise OptionError for an option about the text that is on, without a tokenizer that tells the text."""
+    for name, value in options.items():
+        if value and tokenizer is None:
+            raise OptionError(f"{name} needs the model's tokenizer: tokenizer=model.tokenizer")
 
 
 def ends_at(new_ids: list[int], rules: Rules) -> bool:
@@ -229,12 +236,23 @@ def ends_at(new_ids: list[int], rules: Rules) -> bool:
     return any(stop in tail for stop in rules.stop_strings)
 
 
+def form_is_full(new_ids: list[int], rules: Rules) -> bool:
+    """Whether the new ids match the regular expression that is asked for, and nothing longer does."""
+    pattern = rules.controls.regex
+    return pattern is not None and rules.tokenizer is not None and form_of(pattern, rules.tokenizer).is_over(new_ids)
+
+
+def start_of(prompt_length: int, rules: Rules) -> Start:
+    """Return what controls know of a text that begins with a prompt of so many ids."""
+    return Start(prompt_length, rules.stop_ids, rules.tokenizer)
+
+
 def chooser(prompt_length: int, config: Config, rules: Rules, stream: int) -> Choose:
     """Return what chooses the id that follows a text, from the logits [V] of its last position and the text.
 
     Padding of the embedding is never chosen.
     """
-    controls = controls_of(rules.controls, Start(prompt_length, rules.stop_ids))
+    controls = controls_of(rules.controls, start_of(prompt_length, rules))
     return lambda logits, text: sample(logits[: config.n_tokens], text, controls, rules.seed, stream)
 
 
@@ -243,9 +261,10 @@ def end_of(text: list[int], prompt_length: int, config: Config, rules: Rules) ->
 
     The ids that end a text are not in it, so whoever chose the last id has looked at that before.
     """
-    if ends_at(text[prompt_length:], rules):
+    new_ids = text[prompt_length:]
+    if ends_at(new_ids, rules) or form_is_full(new_ids, rules):
         return "stop"
-    if len(text) - prompt_length >= rules.max_new_tokens:
+    if len(new_ids) >= rules.max_new_tokens:
         return "length"
     return "context" if len(text) > config.n_ctx and rules.overflow == "stop" else ""
 
