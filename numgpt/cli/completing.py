@@ -36,6 +36,7 @@ EXAMPLES = """examples:
   numgpt generate "The" --stop "." --num-return-sequences 3
   numgpt generate "The" --num-beams 5 --num-return-sequences 5
   numgpt generate "The" -n 3000 --overflow slide         past the context limit
+  numgpt generate "He was born in" --regex " [0-9]{4}\\."  a form that the new text keeps to
   numgpt generate                                        from nothing: the end-of-text token
   numgpt generate --input prompts.jsonl --output out.jsonl     a job: start it again, and it goes on
   numgpt generate -- "- a list"                          a text that begins with a dash
@@ -47,6 +48,7 @@ OPTIONS = (  # of `numgpt generate`, by the names that they have in Python; thos
         "presence_penalty",
         "frequency_penalty",
         "no_repeat_ngram_size",
+        "regex",
         "min_new_tokens",
         "overflow",
         "num_beams",
@@ -183,6 +185,7 @@ def generate_options(args: argparse.Namespace, tokenizer: Tokenizer) -> dict[str
     options |= {"cache_dtype": args.cache} if args.cache else {}
     options["stop_strings"] = [reread_as_utf8(stop) for stop in args.stop]
     options["bad_words"] = [tokenizer.encode_part(reread_as_utf8(text)) for text in args.bad_words] or None
+    options["ban"] = [reread_as_utf8(text) for text in args.ban] or None
     options["logit_bias"] = list(dict(parse_bias(text, tokenizer) for text in args.logit_bias).items()) or None
     return options
 
@@ -220,6 +223,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--bad-words", action="append", default=[], metavar="TEXT", help="ban a text; ' king' is not 'king'; repeatable"
     )
+    add("--ban", action="append", default=[], metavar="TEXT", help="ban a text, in whatever tokens; repeatable")
+    add("--regex", metavar="PATTERN", help="let the new text match this pattern, from its beginning to its end")
     add("--logit-bias", action="append", default=[], metavar="TEXT=B", help="add B to the logit of a text; repeatable")
     add("--min-new-tokens", type=int, metavar="N", help="no end-of-text before so many new tokens")
     add("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")

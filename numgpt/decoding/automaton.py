@@ -27,7 +27,7 @@ Build = Callable[["States", int], int]  # (states, the one that comes after) -> 
 Tree = tuple[tuple[int, int, Any], ...]  # (lowest, highest byte, the tree of what follows or None at the end)
 
 MOST_STATES = 30_000  # of a pattern
-MOST_SETS = 8192  # that an automaton remembers, of 1 KB each
+MOST_SETS = 8192  # that an automaton remembers, of 2 KB each
 DEEPEST = 50  # groups in groups
 ACCEPT = 0  # the state in which the text matches
 DEAD = 0  # the set of no states
@@ -322,7 +322,7 @@ class Automaton:
         """Forget all sets that were met, and their numbers."""
         self.sets = [frozenset[int](), self.begin]
         self.numbers = {found: number for number, found in enumerate(self.sets)}
-        self.table = np.full((64, 256), -1, dtype=np.int32)  # set and byte -> the next set; -1 where not known yet
+        self.table = np.full((64, 256), -1)  # set and byte -> the next set; -1 where not known yet
         self.table[DEAD] = DEAD
 
     def matches(self, number: int) -> bool:
@@ -341,20 +341,25 @@ class Automaton:
 
     def follow(self, numbers: np.ndarray, following: np.ndarray) -> np.ndarray:
         """Return where each of many texts comes by a byte: from sets [N] and bytes [N] to sets [N]."""
-        found = self.table[numbers, following]
-        if found.size and found.min() < 0:
+        cells = numbers * 256 + following
+        found = self.table.take(cells)
+        if found.min() < 0:
             for number in np.unique(numbers[found < 0]):
                 self._look_from(int(number))
-            found = self.table[numbers, following]
+            found = self.table.take(cells)
         return found
 
     def _look_from(self, number: int) -> None:
         """Find out where each byte leads from a set."""
-        edges = [edge for state in self.sets[number] for edge in self.states.edges[state]]
-        bounds = sorted({0, 256, *(low for low, _, _ in edges), *(high + 1 for _, high, _ in edges)})
-        row = np.empty(256, dtype=np.int32)
+        edges: dict[tuple[int, int], set[int]] = {}  # those of all states that are for the same bytes
+        for state in self.sets[number]:
+            for low, high, to in self.states.edges[state]:
+                edges.setdefault((low, high), set()).add(to)
+        bounds = sorted({0, 256, *(low for low, _ in edges), *(high + 1 for _, high in edges)})
+        row = np.empty(256, dtype=np.intp)
         for low, end in pairwise(bounds):
-            row[low:end] = self._number_of({to for first, last, to in edges if first <= low <= last})
+            reached = (to for (first, last), to in edges.items() if first <= low <= last)
+            row[low:end] = self._number_of(set().union(*reached))
         self.table[number] = row
 
     def _number_of(self, reached: set[int]) -> int:

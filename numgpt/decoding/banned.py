@@ -57,21 +57,21 @@ def ban_texts(logits: np.ndarray, ids: Text, texts: Sequence[str], tokenizer: To
     >>> np.flatnonzero(np.isinf(out)).tolist()  # "bc"
     [257]
     """
-    pieces = pieces_of(tokenizer)
-    found = np.array([i for text in texts for i in completing(text.encode(), ids, pieces)], dtype=np.intp)
-    out = logits.copy()
-    out[found[found < len(out)]] = -math.inf
+    pieces, out = pieces_of(tokenizer), logits.copy()
+    for text in texts:
+        found = completing(text.encode(), ids, pieces)
+        out[found[found < len(out)]] = -math.inf
     return out
 
 
-def completing(text: bytes, ids: Text, pieces: Pieces) -> list[int]:
-    """Return the ids after which a banned text stands at the end of ids or begins there: all that would complete it."""
+def completing(text: bytes, ids: Text, pieces: Pieces) -> np.ndarray:
+    """Return the ids that complete a text: those that have it whole, and the rest of it where the text ends so."""
     tail = pieces.tail(ids, len(text) - 1)
-    begun = [n for n in range(1, len(text)) if tail.endswith(text[:n])]  # with so many bytes of it may the ids end
-    return [*having(text, pieces), *(i for n in begun for i in pieces.beginning_with(text[n:]))]
+    begun = [n for n in range(1, len(text)) if tail.endswith(text[:n])]  # with so many bytes of it the text ends
+    return np.concatenate([having(text, pieces), *(pieces.beginning_with(text[n:]) for n in begun)])
 
 
 @lru_cache(maxsize=1024)
-def having(text: bytes, pieces: Pieces) -> list[int]:
-    """Return the ids that have a banned text whole."""
+def having(text: bytes, pieces: Pieces) -> np.ndarray:
+    """Return the ids that have a text whole: the same array each time."""
     return pieces.with_inside(text)

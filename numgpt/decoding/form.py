@@ -49,7 +49,7 @@ def levels_of(pieces: Pieces) -> list[Level]:
     levels: list[tuple[list[int], ...]] = [([], [], [], []) for _ in range(longest)]
     path = [0] * (longest + 1)  # of the beginnings of the last piece, which number each has in its level
     before = b""
-    for i in pieces.in_order:
+    for i in pieces.in_order.tolist():
         piece = pieces.all[i]
         known = beginning_alike(before, piece)
         for n in range(known, len(piece)):
@@ -136,10 +136,10 @@ class Form:
         mask = np.zeros(len(self._pieces.all), dtype=bool)
         places = np.array([place])
         for level in self._levels:
-            places = self._automaton.follow(places[level.parents], level.last)
+            places = self._automaton.follow(places.take(level.parents), level.last)
             if not places.any():
                 break
-            mask[level.ids] = places[level.ends] != DEAD
+            mask[level.ids] = places.take(level.ends) != DEAD
         return mask
 
 

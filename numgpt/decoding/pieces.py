@@ -3,6 +3,8 @@
 from bisect import bisect_left, bisect_right
 from functools import lru_cache
 
+import numpy as np
+
 from numgpt.sampling import Text
 from numgpt.tokenizer import Tokenizer
 
@@ -11,33 +13,34 @@ class Pieces:
     """The bytes of each id of a tokenizer. Special tokens are no text: they have none, and neither have ids past it.
 
     all       of the ids of the tokenizer, in their order
-    in_order  these ids, in the alphabetic order of their pieces
+    in_order  [V] these ids, in the alphabetic order of their pieces
 
     >>> pieces = Pieces(Tokenizer([(b"h", b"i")], special_tokens={"<end>": 257}))
     >>> pieces.of(256), pieces.of(257), pieces.of(258), pieces.beginning_with(b"h")
-    (b'hi', b'', b'', [104, 256])
+    (b'hi', b'', b'', array([104, 256]))
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.all = tokenizer.pieces(range(len(tokenizer)))
         for i in tokenizer.special_tokens.values():
             self.all[i] = b""
-        self.in_order = sorted(range(len(self.all)), key=self.all.__getitem__)
-        self._sorted = [self.all[i] for i in self.in_order]
+        in_order = sorted(range(len(self.all)), key=self.all.__getitem__)
+        self.in_order = np.array(in_order, dtype=np.intp)
+        self._sorted = [self.all[i] for i in in_order]
 
     def of(self, i: int) -> bytes:
         """Return the bytes of an id."""
         return self.all[i] if i < len(self.all) else b""
 
-    def beginning_with(self, start: bytes) -> list[int]:
+    def beginning_with(self, start: bytes) -> np.ndarray:
         """Return the ids of the pieces that begin with some bytes, one or more."""
         first = bisect_left(self._sorted, start)
         last = bisect_right(self._sorted, start, lo=first, key=lambda piece: piece[: len(start)])
         return self.in_order[first:last]
 
-    def with_inside(self, part: bytes) -> list[int]:
+    def with_inside(self, part: bytes) -> np.ndarray:
         """Return the ids of the pieces that have some bytes, one or more, anywhere."""
-        return [i for i, piece in enumerate(self.all) if part in piece]
+        return np.array([i for i, piece in enumerate(self.all) if part in piece], dtype=np.intp)
 
     def tail(self, ids: Text, n: int) -> bytes:
         """Return the last n bytes of a text, or more; fewer where it is shorter, or has a special token before.

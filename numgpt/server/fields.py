@@ -19,18 +19,19 @@ from numgpt.tokenizer import Tokenizer
 MOST_TEXTS = 128  # prompts times n
 MOST_LIKELIEST = 20
 MOST_BIASES = 1024
-MOST_STOPS, LONGEST_STOP = 16, 256
+MOST_STOPS, LONGEST_STOP = 16, 256  # and of banned texts
+LONGEST_PATTERN = 256
 CONTROLS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 COMPLETIONS = (  # the fields of a completion
     *("model", "prompt", "max_tokens", *CONTROLS, "n", "stop", "seed", "echo", "logprobs", "logit_bias"),
-    *("stream", "stream_options", "allow_special", "return_token_ids"),
+    *("regex", "ban", "stream", "stream_options", "allow_special", "return_token_ids"),
 )
 NOT_OFFERED = {
     "best_of": "ask for n texts with logprobs, and choose",
     "suffix": "GPT-2 writes forwards only",
     "messages": "GPT-2 has no format of a chat: POST a prompt to /v1/completions",
     **dict.fromkeys(("tools", "tool_choice", "functions", "function_call"), "GPT-2 knows of no tools"),
-    "response_format": "GPT-2 keeps to no format",
+    "response_format": "a form to keep is asked for as regex",
     "user": "no record is kept of users",
 }
 ELSEWHERE = {  # what others call a field -> what it is called here
@@ -231,11 +232,9 @@ def prompts_of(prompt: Any, model: Model, tokenizer: Tokenizer, special: bool) -
 
 def rules_of(body: Mapping[str, Any], model: Model, cache_dtype: str | None = None) -> Rules:
     """Return how the texts go on and where they end. The defaults are OpenAI's: 16 tokens of the model's own choice."""
-    stop = value_of(body, "stop", [], lambda x: isinstance(x, (str, list)), "a text, or a list of texts")
-    stops = [stop] if isinstance(stop, str) else stop
-    if len(stops) > MOST_STOPS or not all(isinstance(text, str) and 0 < len(text) <= LONGEST_STOP for text in stops):
-        expected = f"at most {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters"
-        raise Refused(400, f"stop is {shown(stop)}, expected {expected}", "stop")
+    stops, banned = texts_of(body, "stop"), texts_of(body, "ban")
+    expected = f"a pattern of 1 to {LONGEST_PATTERN} characters"
+    pattern = value_of(body, "regex", None, lambda x: isinstance(x, str) and 0 < len(x) <= LONGEST_PATTERN, expected)
     context = model.config.n_ctx
     expected = f"an integer from 0 to {context}, the context"
     options = {name: body[name] for name in CONTROLS if body.get(name) is not None}
@@ -248,12 +247,24 @@ def rules_of(body: Mapping[str, Any], model: Model, cache_dtype: str | None = No
             tokenizer=model.tokenizer,
             cache_dtype=cache_dtype,
             logit_bias=bias_of(body),
+            ban=banned,
+            regex=pattern,
             **options,
         )
     except (NumgptError, UnicodeEncodeError) as error:  # the latter: a lone surrogate in stop
         message = str(error).replace("None", "null")
-        field = next((name for name in ("logit_bias", *CONTROLS) if name in message), "stop")
+        field = next((name for name in ("regex", "logit_bias", *CONTROLS, "ban") if name in message), "stop")
         raise Refused(400, message if field in message else f"{field}: {message}", field) from None
+
+
+def texts_of(body: Mapping[str, Any], name: str) -> list[str]:
+    """Return the texts of a field that takes one or several."""
+    given = value_of(body, name, [], lambda x: isinstance(x, (str, list)), "a text, or a list of texts")
+    texts = [given] if isinstance(given, str) else given
+    if len(texts) > MOST_STOPS or not all(isinstance(text, str) and 0 < len(text) <= LONGEST_STOP for text in texts):
+        expected = f"at most {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters"
+        raise Refused(400, f"{name} is {shown(given)}, expected {expected}", name)
+    return texts
 
 
 def bias_of(body: Mapping[str, Any]) -> dict[int, float] | None:
