@@ -26,7 +26,7 @@ from numgpt.errors import OptionError
 Build = Callable[["States", int], int]  # (states, the one that comes after) -> the one at which a part begins
 Tree = tuple[tuple[int, int, Any], ...]  # (lowest, highest byte, the tree of what follows or None at the end)
 
-MOST_STATES = 30_000  # of a pattern
+MOST_STATES = 100_000  # of a pattern
 MOST_SETS = 8192  # that an automaton remembers, of 2 KB each
 DEEPEST = 50  # groups in groups
 ACCEPT = 0  # the state in which the text matches
@@ -38,7 +38,7 @@ ESCAPE = re.compile(
     r"\\(?:[dDwWsSnrtfva]|x[\da-fA-F]{2}|u[\da-fA-F]{4}|U[\da-fA-F]{8}|0[0-7]{0,2}|[pPN]\{[^}]*\}|[^\w]|_)", re.DOTALL
 )
 GROUP = re.compile(r"\((?:\?:|\?P?<[^\W\d]\w*>|(?![?*]))")
-COUNT = re.compile(r"(?:([*+?])|\{(\d+)\}|\{(\d*),(\d*)\})(\+?)\??")
+COUNT = re.compile(r"(?:([*+?])|\{(\d{1,6})\}|\{(\d{0,6}),(\d{0,6})\})(\+?)\??", re.ASCII)
 
 
 # ---- characters to bytes
@@ -58,7 +58,10 @@ def ranges_of(item: str, flags: str) -> Iterator[tuple[int, int]]:
     """
     import regex  # here, as few ask for it, and it takes 25 ms
 
-    runs = regex.compile(f"{flags and f'(?{flags})'}(?:{item})+")
+    try:
+        runs = regex.compile(f"{flags and f'(?{flags})'}(?:{item})+")
+    except regex.error as error:
+        raise OptionError(f"regex has {item!r:.40}, which is no class: {error}") from None
     for characters in all_characters():
         for run in runs.finditer(characters):
             yield ord(run.group()[0]), ord(run.group()[-1])
@@ -238,6 +241,9 @@ class Parser:
             return repeat(part, int(sign == "+"), 1 if sign == "?" else None)
         if exactly:
             return repeat(part, int(exactly), int(exactly))
+        if most and int(most) < int(least or 0):
+            self.at = count.start()
+            raise self.refused("a count from more to fewer")
         return repeat(part, int(least or 0), int(most) if most else None)
 
     def part(self, here: str) -> Build:
@@ -265,31 +271,29 @@ class Parser:
 
     def group(self) -> Build:
         """Read a group, with brackets around it."""
+        start = self.at
         if not self.take(GROUP):
             raise self.refused("neither a group (...) or (?:...), nor (?i) or (?s) in front of all")
         self.depth += 1
         if self.depth > DEEPEST:
             raise self.refused(f"a group within {DEEPEST} others")
         found = self.options()
+        if self.at == len(self.pattern):
+            self.at = start
+            raise self.refused("a bracket that nothing closes")
         self.at += 1
         self.depth -= 1
         return found
 
 
 def parse(pattern: str) -> Build:
-    """Return the parts of a pattern. Raises OptionError for what is none, and for what an automaton can't check.
+    """Return the parts of a pattern. Raises OptionError for what is none, or can't be checked so.
 
     >>> parse(r"(a)\\1")
     Traceback (most recent call last):
     numgpt.errors.OptionError: regex has '\\\\1', which is no character, or a look at what stands before or elsewhere: \
 expected characters, classes, groups, | and counts
     """
-    import regex
-
-    try:
-        regex.compile(pattern)
-    except (regex.error, RecursionError, OverflowError) as error:
-        raise OptionError(f"regex is {pattern!r:.80}, which is no pattern: {error}") from None
     return Parser(pattern).parse()
 
 
