@@ -1,6 +1,7 @@
 """`numgpt generate`: what it shows, how it is steered, and where a text ends."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -172,6 +173,20 @@ def test_the_controls_are_those_of_python(capsys):
     assert json.loads(out)["ids"] == list(steps)
 
 
+def test_a_text_keeps_to_a_form_and_leaves_out_what_is_banned(capsys):
+    options = ("--regex", " [a-z ]{10,60}[.]", "--ban", "the", "--ban", "and", "--seed", "2", "-q", "--json")
+    _, out, _ = call(capsys, "generate", "The king", *options)
+    found = json.loads(out)
+    assert re.fullmatch(" [a-z ]{10,60}[.]", found["text"])
+    assert "the" not in found["text"]
+    assert found["finish_reason"] == "stop"
+    m = numgpt.load("storyteller")
+    controls = {"regex": " [a-z ]{10,60}[.]", "ban": ["the", "and"], "tokenizer": m.tokenizer}
+    controls |= {"temperature": 0.8, "top_k": 40, "seed": 2}
+    ids = m.tokenizer.encode("The king")
+    assert found["ids"] == list(numgpt.generate(ids, m.params, m.config, max_new_tokens=200, **controls))
+
+
 def test_beams_make_the_likeliest_texts_and_draw_nothing(capsys):
     options = ("--num-beams", "3", "--length-penalty", "2", "--early-stopping", "true", "--stop", " man")
     _, out, err = call(capsys, "generate", "The king", "-n", "9", "--json", "--num-return-sequences", "2", *options)
@@ -201,6 +216,8 @@ def test_past_the_context_limit_a_text_can_slide_and_its_cost_is_said(capsys, tm
         (("--stop", ""), "--stop is [''], expected a list of strings, none of them empty"),
         (("--logit-bias", "king"), "--logit-bias is 'king', expected TEXT=NUMBER, as in ' king=2.5'"),
         (("--logit-bias", "=1"), "a key of --logit-bias is (), expected one or more ids"),
+        (("--ban", ""), "--ban is [''], expected a list of texts, none of them empty; off without it"),
+        (("--regex", "a(?=b)"), "regex has '(?=b)', which is neither a group (...) or (?:...), nor (?i) or (?s)"),
         (("--bad-words", ""), "--bad-words[0] is [], expected one or more ids"),
         (("--num-return-sequences", "0"), "--num-return-sequences is 0, expected an integer of 1 or more"),
         (("--num-beams", "2", "--temperature", "0.7"), "temperature is 0.7, but beam search draws no token"),

@@ -168,15 +168,16 @@ def test_where_no_token_can_go_on_an_error_says_so():
 
 
 def test_what_a_form_remembers_is_bounded_and_forgetting_changes_nothing(monkeypatch):
-    kept = Form("(a|b|é){1,40}", TOKENIZER)
-    expected = [kept.can_follow([0] * n).tolist() for n in range(42)]
+    pattern = "(a|b)*a(a|b){6}é"  # as many sets as there are ways to write seven letters
+    texts = np.random.default_rng(0).integers(0, 2, (60, 9)).tolist()
+    kept = Form(pattern, TOKENIZER)
+    expected = [kept.can_follow(ids).tolist() for ids in texts]
     monkeypatch.setattr(form, "MOST_SETS", 5)
     monkeypatch.setattr(form, "MOST_MASKS", 2)
-    forgetful = Form("(a|b|é){1,40}", TOKENIZER)
-    for _ in range(2):
-        assert [forgetful.can_follow([0] * n).tolist() for n in range(42)] == expected
-        assert len(forgetful._masks) <= 2
-        assert len(forgetful._automaton.sets) < len(kept._automaton.sets)
+    forgetful = Form(pattern, TOKENIZER)
+    assert [forgetful.can_follow(ids).tolist() for ids in texts] == expected
+    assert len(forgetful._masks) <= 2
+    assert len(kept._automaton.sets) > 2 * len(forgetful._automaton.sets)
 
 
 # --- in all that makes texts
@@ -225,7 +226,7 @@ def test_it_needs_a_tokenizer():
 
 
 def check_random_pairs(seeds):
-    """Draw a text for each seed, by a pattern of the seed. Return how many came to an end."""
+    """Draw a text for each seed, by a pattern of the seed, which it matches. Return how many came to their end."""
     model, ended = babbler(), 0
     end = model.config.eos_token_id
     for seed in seeds:
@@ -247,7 +248,7 @@ def test_each_text_matches():
 
 @pytest.mark.thorough
 def test_each_of_a_thousand_texts_matches():
-    assert check_random_pairs(range(1000)) > 900
+    assert check_random_pairs(range(1200)) >= 1000
 
 
 def test_guesses_change_nothing():

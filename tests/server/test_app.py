@@ -1,6 +1,7 @@
 """The server over its own socket: what it answers, and what it refuses."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -52,6 +53,16 @@ def test_the_text_is_that_of_generate_with_the_same_seed(client, options):
     events = client.events(prompt=PROMPT, max_tokens=20, seed=5, **options)
     assert joined(events) == {"text": expected, "finish_reason": "length"}
     assert len({event["id"] for event in events}) == 1
+
+
+def test_a_text_keeps_to_a_form_and_leaves_out_what_is_banned(client):
+    options = {"regex": "(?s)[^a]{3}[b-y]{2,20}", "ban": ["e", "th"], "seed": 4}
+    answer = client.complete(prompt=PROMPT, max_tokens=50, n=3, **options)
+    for number, choice in enumerate(answer["choices"]):
+        assert choice["text"] == numgpt.complete(MODEL, PROMPT, max_new_tokens=50, stream=number, **options)
+        assert choice["finish_reason"] == "stop"
+        assert re.fullmatch("(?s)[^a]{3}[b-y]{2,20}", choice["text"])
+        assert not re.search("e|th", choice["text"])
 
 
 def test_the_command_line_writes_the_same(client, tmp_path, capsys):
@@ -239,6 +250,8 @@ WRONG = [  # fields, and what the error is about; each is 400 unless it says oth
     *(({"prompt": "a", "n": value}, "n") for value in (0, 129, -1, 1.0, True)),
     ({"prompt": ["a"] * 100, "n": 2}, "n"),
     *(({"prompt": "a", "stop": value}, "stop") for value in ("", [""], ["a"] * 17, 5, [5], "a" * 257, "\ud800")),
+    *(({"prompt": "a", "ban": value}, "ban") for value in ("", [""], ["a"] * 17, 5, [5], "a" * 257, "\ud800")),
+    *(({"prompt": "a", "regex": value}, "regex") for value in ("", 5, ["a"], "(", "a(?=b)", "a" * 257, "\ud800")),
     *(({"prompt": "a", "seed": value}, "seed") for value in (-1, 2**64, 1.5, "1")),
     *(({"prompt": "a", "echo": value}, "echo") for value in (1, "true")),
     *(({"prompt": "a", "logprobs": value}, "logprobs") for value in (-1, 21, True, "1")),
