@@ -42,23 +42,18 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the harness finds. Raises OptionError for tasks that it does not know, or that fail."""
-    import lm_eval
-    from lm_eval.tasks import TaskManager
-
+    """Return what the harness finds. Raises OptionError where it is not installed, and for tasks that fail."""
     from numgpt.measure.harness import Harness
 
-    manager = TaskManager(include_path=args.include_path)
-    asked = args.tasks.split(",")
-    unknown = [name for name in asked if not manager.match_tasks([name])]
-    if unknown:
-        raise OptionError(f"--tasks: there is no {', '.join(unknown)}: `lm_eval ls tasks` lists what there is")
+    manager, tasks = find_tasks(args)
+    from lm_eval import simple_evaluate
+
     model = Harness(load_model(args), args.batch_size)
     try:
-        return lm_eval.simple_evaluate(
+        return simple_evaluate(
             model,
             model_args={"model": str(args.model), **how_to_load(args)},
-            tasks=manager.match_tasks(asked),
+            tasks=tasks,
             num_fewshot=args.num_fewshot,
             batch_size=args.batch_size,
             limit=args.limit,
@@ -69,6 +64,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise
     except Exception as error:  # of a task: its texts, its code
         raise OptionError(f"lm-evaluation-harness: {type(error).__name__}: {error}") from None
+
+
+def find_tasks(args: argparse.Namespace) -> tuple[Any, list[str]]:
+    """Return what loads tasks, and the names of those asked for. Raises OptionError for one that there is not."""
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=args.include_path)
+    asked = args.tasks.split(",")
+    unknown = [name for name in asked if not manager.match_tasks([name])]
+    if unknown:
+        raise OptionError(f"--tasks: there is no {', '.join(unknown)}: `lm_eval ls tasks` lists what there is")
+    return manager, manager.match_tasks(asked)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 
 from numgpt import fast
 from numgpt.cache import KVCache
-from numgpt.checks import check_count
+from numgpt.checks import check_count, check_ids
+from numgpt.config import Config
 from numgpt.errors import ContextError, TokenError
 from numgpt.measure.scoring import ROWS, log_prob
 from numgpt.model import Model
@@ -86,7 +87,7 @@ def score_endings(
     1 -10.2 False
     """
     check_count("batch_size", batch_size, least=1)
-    texts = sorted(gather(pairs, model.config.n_ctx).items())
+    texts = sorted(gather(pairs, model.config).items())
     size = -(-len(texts) // batch_size)
     parts = [texts[start : start + size] for start in range(0, len(texts), size or 1)]
     lanes = [steps(part) for part in parts]
@@ -110,10 +111,10 @@ def score_endings(
                     yield asked.number, Ending(asked.log_prob, asked.greedy)
 
 
-def gather(pairs: Sequence[tuple[list[int], list[int]]], n_ctx: int) -> dict[tuple[int, ...], list[Asked]]:
+def gather(pairs: Sequence[tuple[list[int], list[int]]], config: Config) -> dict[tuple[int, ...], list[Asked]]:
     """Return the different texts to read, all but their last ids, and the endings that are asked for in each.
 
-    >>> texts = gather([([5, 6], [7, 8]), ([5, 6], [7, 9])], n_ctx=10)
+    >>> texts = gather([([5, 6], [7, 8]), ([5, 6], [7, 9])], Config())
     >>> list(texts), [asked.last for asked in texts[5, 6, 7]]
     ([(5, 6, 7)], [8, 9])
     """
@@ -123,11 +124,10 @@ def gather(pairs: Sequence[tuple[list[int], list[int]]], n_ctx: int) -> dict[tup
             raise TokenError(
                 f"text {number}: {len(before)} ids before the ending and {len(ending)} in it, expected 1 or more each"
             )
-        if len(ending) > n_ctx:
-            raise ContextError(
-                f"text {number}: an ending of {len(ending)} ids, but the context of this model is {n_ctx}: shorten it"
-            )
-        ids = [*before, *ending][-n_ctx - 1 :]
+        if len(ending) > config.n_ctx:
+            limit = f"the context of this model is {config.n_ctx}"
+            raise ContextError(f"text {number}: an ending of {len(ending)} ids, but {limit}: shorten it")
+        ids = check_ids([*before, *ending][-config.n_ctx - 1 :], config.n_vocab).tolist()
         asked = Asked(number, len(ids) - len(ending), ids[-1])
         texts.setdefault(tuple(ids[:-1]), []).append(asked)
     return texts
@@ -136,7 +136,7 @@ def gather(pairs: Sequence[tuple[list[int], list[int]]], n_ctx: int) -> dict[tup
 def steps(texts: Sequence[tuple[tuple[int, ...], list[Asked]]]) -> Iterator[Step]:
     """Yield the steps of texts that come one after the other and share a cache; of each at most ROWS are predicted.
 
-    >>> texts = gather([([5, 6], [7, 8]), ([5, 6], [9])], n_ctx=10)
+    >>> texts = gather([([5, 6], [7, 8]), ([5, 6], [9])], Config())
     >>> [(step.ids[step.past : step.stop - 1], step.past) for step in steps(sorted(texts.items()))]
     [([5, 6], 0), ([6, 7], 1)]
     """
