@@ -14,6 +14,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
@@ -41,6 +42,15 @@ NATS = 1e-4
 spec = importlib.util.spec_from_file_location("make_reference", ROOT / "tests" / "reference" / "make_reference.py")
 make_reference = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make_reference)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads that multiply matrices this small wait for each other, on a busy machine for minutes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def write_model_of_chance(folder):
