@@ -24,9 +24,9 @@ EXAMPLES = """examples:
 def serve(args: argparse.Namespace) -> None:
     """numgpt serve: serve a model until Ctrl-C."""
     try:
-        from numgpt.server.app import Server
-        from numgpt.server.guard import access_for, is_loopback
-        from numgpt.server.running import bind, process_of
+        from numgpt.serve.app import Server
+        from numgpt.serve.guard import access_for, is_loopback
+        from numgpt.serve.running import bind, process_of
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "h11", "anyio"):
             raise
@@ -63,7 +63,7 @@ def serve(args: argparse.Namespace) -> None:
 
     if not args.quiet and sys.stderr:
         logging.basicConfig(format="numgpt: %(message)s", stream=sys.stderr)
-        logging.getLogger("numgpt.server").setLevel(logging.INFO)
+        logging.getLogger("numgpt.serve").setLevel(logging.INFO)
     process_of(server, access, args.grace, started).run(sockets=[listening])
     if not args.quiet:
         say("numgpt: ended")

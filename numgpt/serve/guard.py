@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from numgpt.errors import ContextError, NumgptError, OptionError
-from numgpt.server.engine import Busy
-from numgpt.server.fields import Refused
+from numgpt.serve.engine import Busy
+from numgpt.serve.fields import Refused
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -37,7 +37,7 @@ OUR_HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
-log = logging.getLogger("numgpt.server")
+log = logging.getLogger("numgpt.serve")
 
 
 class Access(NamedTuple):

@@ -18,12 +18,12 @@ from starlette.routing import Route
 from numgpt.errors import TokenError
 from numgpt.model import Model, tokenizer_of
 from numgpt.pages.explanation import Explanation, explain
-from numgpt.server import fields
-from numgpt.server.answers import Answer, Choice, Part, is_empty, join, spelled
-from numgpt.server.engine import IS_CLOSING, IS_FULL, Busy, Engine, News, Text
-from numgpt.server.fields import Asked, Refused, value_of
-from numgpt.server.guard import Access, Gone, Guard, Receive, Scope, Send, body_of, content_of, refusal, refused_for
-from numgpt.server.page import page_of
+from numgpt.serve import fields
+from numgpt.serve.answers import Answer, Choice, Part, is_empty, join, spelled
+from numgpt.serve.engine import IS_CLOSING, IS_FULL, Busy, Engine, News, Text
+from numgpt.serve.fields import Asked, Refused, value_of
+from numgpt.serve.guard import Access, Gone, Guard, Receive, Scope, Send, body_of, content_of, refusal, refused_for
+from numgpt.serve.page import page_of
 
 LONGEST_EXPLAINED = 512  # tokens: a page shows all pairs of them
 T = TypeVar("T")

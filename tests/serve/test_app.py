@@ -188,7 +188,7 @@ def test_tokenize_and_detokenize(client):
 
 def test_when_it_ends_nobody_waits_for_a_page_that_is_being_made(monkeypatch):
     go = threading.Event()
-    monkeypatch.setattr("numgpt.server.app.explain", lambda *arguments: go.wait(30))
+    monkeypatch.setattr("numgpt.serve.app.explain", lambda *arguments: go.wait(30))
     with served(MODEL) as own:
         answers = []
         asking = threading.Thread(target=lambda: answers.append(own.post("/explain", prompt=PROMPT).status_code))
@@ -408,8 +408,8 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(client):
 
 
 def test_a_body_or_a_head_that_does_not_come_is_not_waited_for(client, monkeypatch):
-    monkeypatch.setattr("numgpt.server.guard.SECONDS_FOR_A_BODY", 0.2)
-    monkeypatch.setattr("numgpt.server.running.SECONDS_FOR_HEADERS", 0.2)
+    monkeypatch.setattr("numgpt.serve.guard.SECONDS_FOR_A_BODY", 0.2)
+    monkeypatch.setattr("numgpt.serve.running.SECONDS_FOR_HEADERS", 0.2)
     head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n"
     assert client.raw(head + b'\r\n{"prompt": ').split(b" ")[1] == b"408"
     assert client.raw(head, seconds=5) == b""
@@ -481,7 +481,7 @@ def test_a_client_that_hangs_up_leaves_at_once(client):
 
 
 def test_the_log_has_no_texts(client, caplog):
-    with caplog.at_level("INFO", "numgpt.server"):
+    with caplog.at_level("INFO", "numgpt.serve"):
         client.complete(prompt="a secret of mine", max_tokens=3)
         client.get("/a%0asecret")
         client.post(prompt="a secret", wrong="secret")
@@ -528,7 +528,7 @@ def test_wrong_options_end_with_a_word(flags, words, capsys):
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch, capsys):
-    for name in [name for name in sys.modules if name.startswith(("starlette", "uvicorn", "numgpt.server"))]:
+    for name in [name for name in sys.modules if name.startswith(("starlette", "uvicorn", "numgpt.serve"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "starlette", None)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
