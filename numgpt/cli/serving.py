@@ -49,7 +49,8 @@ def serve(args: argparse.Namespace) -> None:
     model = load_model(args)
     if count_params(model.config) < SMALL:
         stay_on_one_thread()
-    name = args.name or (Path(args.model).name if os.sep in str(args.model) else str(args.model))
+    path = Path(args.model)
+    name = args.name or (path.resolve().name if path.exists() else args.model)
     limits = {"batch_size": args.batch_size, "queue": args.queue, "cache_dtype": args.cache}
     server = Server(model, name, **limits)
     access = access_for(args.host, args.allow_host, args.allow_origin, key)
@@ -75,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about_host = "the address to listen at (default: 127.0.0.1, which only this machine reaches)"
     add("--host", default="127.0.0.1", metavar="ADDRESS", help=about_host)
     add("--port", type=int, default=8000, metavar="N", help="0 for any that is free (default: 8000)")
-    add("--name", metavar="NAME", help="what clients call the model (default: as -m has it, without folders)")
+    add("--name", metavar="NAME", help="what clients call the model (default: as -m has it; of a path its last part)")
     about_key = "what clients have to send as Authorization: Bearer KEY (default: NUMGPT_API_KEY of the environment)"
     add("--api-key", metavar="KEY", help=about_key)
     add("--insecure", action="store_true", help="let other machines in without a key")

@@ -17,6 +17,7 @@ from numgpt.model import Model, tokenizer_of
 from numgpt.tokenizer import Tokenizer
 
 MOST_TEXTS = 128  # prompts times n
+MOST_TOKENS = 1 << 16  # these times max_tokens
 MOST_LIKELIEST = 20
 MOST_BIASES = 1024
 MOST_STOPS, LONGEST_STOP = 16, 256
@@ -172,11 +173,15 @@ def asked_of(body: Mapping[str, Any], model: Model, name: str, cache_dtype: str 
     if options and not stream:
         raise Refused(400, "stream_options goes with stream: true", "stream_options")
     check_fields(options, ("include_usage",), "stream_options")
+    rules, texts = rules_of(body, model, cache_dtype), len(prompts) * n
+    if rules.max_new_tokens * texts > MOST_TOKENS:
+        expected = f"at most {MOST_TOKENS // texts} for {texts} texts"
+        raise Refused(400, f"max_tokens is {rules.max_new_tokens}, expected {expected}", "max_tokens")
     expected = f"an integer from 0 to {MOST_LIKELIEST}"
     return Asked(
         prompts,
         ids,
-        rules_of(body, model, cache_dtype),
+        rules,
         n,
         value_of(body, "echo", False, is_bool, "true or false"),
         value_of(body, "logprobs", None, count_from(0, MOST_LIKELIEST), expected),

@@ -270,6 +270,13 @@ def test_a_name_that_others_use_is_told_with_ours(client):
         assert f"did you mean {ours}?" in client.post(**{"prompt": "a", theirs: 1}).json()["error"]["message"]
 
 
+def test_no_more_tokens_are_made_for_a_request_than_is_reasonable(client, monkeypatch):
+    monkeypatch.setattr("numgpt.serve.fields.MOST_TOKENS", 100)
+    answer = client.post(prompt=["a"] * 10, n=2, max_tokens=6)
+    assert answer.status_code == 400
+    assert "max_tokens is 6, expected at most 5 for 20 texts" in answer.json()["error"]["message"]
+
+
 def test_null_is_as_if_not_given(client):
     fields = ["temperature", "top_p", "n", "stop", "seed", "echo", "logprobs", "logit_bias", "stream"]
     fields += ["best_of", "suffix", "user"]
