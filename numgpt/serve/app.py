@@ -113,7 +113,7 @@ class Server:
             post("/detokenize", self.detokenize),
             post("/explain", self.explain),
         ]
-        guarded = [Middleware(Guard, access=access)]
+        guarded = [Middleware(Guard, access=access, paths=frozenset(route.path for route in routes))]
         handlers: dict[Any, Any] = {HTTPException: on_http}
         app = Starlette(routes=routes, middleware=guarded, exception_handlers=handlers, lifespan=living)
         app.router.redirect_slashes = False

@@ -7,12 +7,13 @@ by its name. Names and meanings are those of OpenAI's completions, and those of 
 import json
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, NamedTuple
 
 from numgpt.checks import check_ids, is_integer
 from numgpt.decoding.rules import Rules, check_prompt, check_rules, random_seed
 from numgpt.decoding.text import start_ids
-from numgpt.errors import NumgptError
+from numgpt.errors import ContextError, NumgptError
 from numgpt.model import Model, tokenizer_of
 from numgpt.tokenizer import Tokenizer
 
@@ -221,6 +222,7 @@ def prompts_of(prompt: Any, model: Model, tokenizer: Tokenizer, special: bool) -
             raise Refused(400, f"{where} is {kind_of(one)}, expected a text or a list of ids", "prompt")
         try:
             if isinstance(one, str):
+                check_length(one, model, tokenizer)
                 found = start_ids(model, tokenizer.encode(one, allow_special=special))
                 text = one
             else:
@@ -232,6 +234,19 @@ def prompts_of(prompt: Any, model: Model, tokenizer: Tokenizer, special: bool) -
             raise Refused(400, message if message.startswith(where) else f"{where}: {message}", "prompt") from None
         texts.append(text)
     return texts, ids
+
+
+def check_length(text: str, model: Model, tokenizer: Tokenizer) -> None:
+    """Raise ContextError for a text that is too long however it is cut, so that nobody waits until it is."""
+    most = model.config.n_ctx * longest_piece(tokenizer)
+    if len(text) > most:
+        raise ContextError(f"{len(text)} characters, but the context of this model has no more than {most} bytes")
+
+
+@cache
+def longest_piece(tokenizer: Tokenizer) -> int:
+    """Return how many bytes the longest token has."""
+    return max(map(len, tokenizer.pieces(range(len(tokenizer)))))
 
 
 def rules_of(body: Mapping[str, Any], model: Model, cache_dtype: str | None = None) -> Rules:

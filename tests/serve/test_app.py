@@ -228,6 +228,7 @@ WRONG = [  # fields, and what the error is about; each is 400 unless it says oth
     ({"prompt": [10**30]}, "prompt"),
     ({"prompt": ["a"] * 129}, "prompt"),
     ({"prompt": "a " * 200}, "prompt"),
+    ({"prompt": "a" * 1_000_000}, "prompt"),
     ({"prompt": "\ud800"}, "prompt"),
     *(({"prompt": "a", "max_tokens": value}, "max_tokens") for value in (-1, 65, 1.5, "5", True, [5], 10**30)),
     *(({"prompt": "a", "temperature": value}, "temperature") for value in (-0.1, "1", True, 10**400, [1], {})),
