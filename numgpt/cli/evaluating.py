@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--include-path", metavar="FOLDER", help="where tasks of your own lie")
     add("--limit", type=float, metavar="N", help="so many questions of each task, or below 1 such a part of them")
     add("--num-fewshot", type=int, metavar="N", help="so many examples before each question (default: the task's own)")
-    add("--batch-size", type=int, default=8, metavar="N", help="texts that are computed side by side (default: 8)")
+    add("--batch-size", default="auto", metavar="N", help="texts that are computed side by side (default: 8)")
     add("--output", metavar="FILE", help="write the results, as JSON")
     add_precision(parser)
 

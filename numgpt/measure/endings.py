@@ -22,6 +22,8 @@ from numgpt.errors import ContextError, TokenError
 from numgpt.measure.scoring import ROWS, log_prob
 from numgpt.model import Model
 
+BATCH_SIZE = 8
+
 
 class Ending(NamedTuple):
     """How likely an ending is."""
@@ -40,10 +42,8 @@ class Asked:
     log_prob: float = 0.0
     greedy: bool = True
 
-    def look_at(self, logits: np.ndarray, ids: list[int], at: int) -> None:
-        """Take in the logits [n, V] that predict the ids at `at` and the next ones; those of ids are read, then `last`
-        comes.
-        """
+    def look_at(self, logits: np.ndarray, ids: tuple[int, ...], at: int) -> None:
+        """Take in the logits [n, V] that predict the ids of the text from `at` on, behind which comes `last`."""
         for t, row in enumerate(logits, at):
             if t >= self.first:
                 i = ids[t] if t < len(ids) else self.last
@@ -54,7 +54,7 @@ class Asked:
 class Step(NamedTuple):
     """A part of a text that goes through the model at once."""
 
-    ids: list[int]  # all that is read of the text
+    ids: tuple[int, ...]  # all that is read of the text
     past: int  # how many of them the cache is to hold when the step begins
     at: int  # the first position that is predicted
     stop: int  # one past the last: the step reads ids[past : stop - 1]
@@ -62,7 +62,7 @@ class Step(NamedTuple):
 
 
 def score_endings(
-    model: Model, pairs: Sequence[tuple[list[int], list[int]]], batch_size: int = 8
+    model: Model, pairs: Sequence[tuple[list[int], list[int]]], batch_size: int = BATCH_SIZE
 ) -> Iterator[tuple[int, Ending]]:
     """Compute how likely each ending is after what stands before it.
 
@@ -127,7 +127,8 @@ def gather(pairs: Sequence[tuple[list[int], list[int]]], config: Config) -> dict
         if len(ending) > config.n_ctx:
             limit = f"the context of this model is {config.n_ctx}"
             raise ContextError(f"text {number}: an ending of {len(ending)} ids, but {limit}: shorten it")
-        ids = check_ids([*before, *ending][-config.n_ctx - 1 :], config.n_vocab).tolist()
+        ids = [*before, *ending][-config.n_ctx - 1 :]
+        check_ids(ids, config.n_vocab)
         asked = Asked(number, len(ids) - len(ending), ids[-1])
         texts.setdefault(tuple(ids[:-1]), []).append(asked)
     return texts
@@ -138,7 +139,7 @@ def steps(texts: Sequence[tuple[tuple[int, ...], list[Asked]]]) -> Iterator[Step
 
     >>> texts = gather([([5, 6], [7, 8]), ([5, 6], [9])], Config())
     >>> [(step.ids[step.past : step.stop - 1], step.past) for step in steps(sorted(texts.items()))]
-    [([5, 6], 0), ([6, 7], 1)]
+    [((5, 6), 0), ((6, 7), 1)]
     """
     held: tuple[int, ...] = ()
     for ids, asked in texts:
@@ -146,7 +147,7 @@ def steps(texts: Sequence[tuple[tuple[int, ...], list[Asked]]]) -> Iterator[Step
         past = min(shared(held, ids), first - 1)
         for at in range(first, len(ids) + 1, ROWS):
             stop = min(at + ROWS, len(ids) + 1)
-            yield Step(list(ids), past, at, stop, asked)
+            yield Step(ids, past, at, stop, asked)
             past = stop - 1
         held = ids
 

@@ -3,9 +3,8 @@
 What is cut where (the tokens of a context and its continuation, the windows of a long text, the end of a generated one)
 is the harness's own, so that its numbers are those of its `hf` model. The extra `eval` brings what it needs.
 
-    >>> from lm_eval import simple_evaluate                                            # doctest: +SKIP
-    >>> import numgpt.measure.harness                                                  # doctest: +SKIP
-    >>> simple_evaluate("numgpt", {"model": "gpt2"}, tasks=["lambada_openai"])         # doctest: +SKIP
+    import numgpt.measure.harness
+    lm_eval.simple_evaluate("numgpt", {"model": "gpt2"}, tasks=["lambada_openai"])
 """
 
 import os
@@ -15,7 +14,7 @@ from typing import Any
 from numgpt.decoding.batch import complete_batch
 from numgpt.errors import OptionError
 from numgpt.hub.loading import load
-from numgpt.measure.endings import score_endings
+from numgpt.measure.endings import BATCH_SIZE, score_endings
 from numgpt.model import Model, tokenizer_of
 
 try:
@@ -28,7 +27,6 @@ try:
 except ImportError:
     raise OptionError('evaluation needs lm-evaluation-harness, 0.4.13 or newer: pip install "numgpt[eval]"') from None
 
-BATCH_SIZE = 8
 MAX_GEN_TOKS = 256  # of a task that does not say how many, as in `hf`
 
 Likelihood = tuple[float, bool]
@@ -40,10 +38,10 @@ class Harness(TemplateLM):
 
     model       what `numgpt.load` takes, or what it returned
     batch_size  how many texts go through the model side by side; "auto" is 8
-    device      None or "cpu"
+    device      passed over, since the harness says "cuda:0" where nobody asks for another: numgpt runs on the CPU
     how         what else `numgpt.load` takes: dtype, weights, base, n_head and the like
-    Raises what `numgpt.load` raises; CheckpointError without a tokenizer; OptionError without an end-of-text id, with
-    which a text begins that has nothing before it, and for a device or a batch size that is none.
+    Raises what `numgpt.load` raises; TokenError without a tokenizer; OptionError without an end-of-text id, with which
+    a text begins that has nothing before it, and for a batch size that is none.
 
     >>> harness = Harness("storyteller")
     >>> requests = [Instance("loglikelihood", {}, ("Once upon a", ending), 0) for ending in (" time", " king")]
@@ -59,8 +57,6 @@ class Harness(TemplateLM):
         **how: Any,
     ) -> None:
         super().__init__()
-        if device not in (None, "cpu"):
-            raise OptionError(f"device is {device!r}, expected cpu, which numgpt runs on")
         automatic = str(batch_size).partition(":")[0] == "auto"
         if not automatic and not (str(batch_size).isdecimal() and int(batch_size)):
             raise OptionError(f"batch_size is {batch_size!r}, expected an integer of 1 or more, or auto")
@@ -95,8 +91,8 @@ class Harness(TemplateLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Text to ids, in which "<|endoftext|>" is the token, as it is to the tokenizers of Transformers.
 
-        add_special_tokens  put the tokens around it that go around each text; those of GPT-2 has none. None: unless
-                            the text begins with the one that begins a text
+        add_special_tokens  put the tokens around it that go around each text; GPT-2's has none. None: unless the text
+                            begins with the one that begins a text
         """
         if add_special_tokens is None:
             add_special_tokens = not string.startswith(self._tokenizer.decode([self._start_id]))
