@@ -308,8 +308,13 @@ def in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
 
 def settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
     """Give a future its result or its error, unless it has one."""
-    if not future.done():
-        future.set_exception(error) if error else future.set_result(result)
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+        future.exception()  # it is known now, also where nobody waits for it
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -12,6 +12,7 @@ from contextlib import nullcontext, suppress
 import numpy as np
 import pytest
 import requests
+from support.dumps import thorough
 from support.serving import served, small
 
 import numgpt
@@ -500,7 +501,7 @@ def test_the_log_has_no_texts(client, caplog):
     assert "texts=1 prompt_tokens=" in found[0]
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], *thorough([signal.SIGINT], [signal.SIGINT, signal.SIGINT])])
 def test_a_signal_lets_what_is_running_end_and_the_exit_code_is_0(signals):
     command = [sys.executable, "-m", "numgpt", "serve", "--port", "0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
