@@ -49,6 +49,7 @@ class Cause(NamedTuple):
     apart: bool = False  # the edits may happen one without the other: a mistake of one layer norm, or of all
     behind: bool = False  # it comes behind the product that makes q, k and v, or the scores: those in a dump are right
     coarse: bool = False  # it rounds, so that values on the edge between two may go either way
+    throughout: bool = False  # it is made in all layers: in one alone it is not tried
     before: tuple[int, ...] = ()  # ids that stand before the text, and are seen
 
 
@@ -98,7 +99,7 @@ def attempts(cause: Cause, config: Config) -> Iterator[Attempt]:
 def attempts_in_one(cause: Cause, config: Config, layers: range) -> Iterator[Attempt]:
     """Yield a mistake as made in one layer alone; and one of layer norms as made in a single one of them."""
     bases = sorted({*cause.edits, *cause.shown} - OUTSIDE)
-    for layer in layers if bases and config.n_layer > 1 else ():
+    for layer in layers if bases and config.n_layer > 1 and not cause.throughout else ():
         yield Attempt(cause, partial(is_in, layer=layer), f"{cause.words}, in layer {layer} alone")
         if cause.apart:
             for base in bases:

@@ -11,12 +11,13 @@ from numgpt.params import count_params
 from numgpt.trace import layer_and_base, trace_shapes
 from numgpt.verify.causes import OUTPUT, USUAL_EPS, all_causes, wrong_epsilon
 from numgpt.verify.foreign import Found
-from numgpt.verify.noise import WIDEN, Comparison, Gap, gap_between, noise_of, widest
+from numgpt.verify.noise import WIDEN, Comparison, Gap, gap_between, noise_of, rounding, widest
 from numgpt.verify.passes import (
     NORMS,
     QKV,
     Attempt,
     Cause,
+    Rounded,
     Site,
     Stop,
     attempts,
@@ -31,6 +32,7 @@ from numgpt.verify.solve_site import causes_at
 
 FIRSTS, FEW_FIRSTS = 12, 1  # mistakes that are taken for one of two, in a small model and in a large one
 LARGE = 3e7  # parameters
+COARSE_PASSES = 2  # with rounding at random, of a mistake that rounds: values on the edge between two go either way
 COLUMNS = 512  # of the logits, that are enough to see whether a mistake lessens their difference
 
 
@@ -237,11 +239,13 @@ class Search:
                 if self.is_promising(attempt) and (fit := self.fit(attempt)):
                     self.fits.append(fit)
 
-    def run(self, attempt: Attempt, single: bool = False, stop: Stop | None = None) -> dict[str, np.ndarray]:
+    def run(
+        self, attempt: Attempt, single: bool = False, stop: Stop | None = None, rounded: Rounded | None = None
+    ) -> dict[str, np.ndarray]:
         """Run the model with a mistake in it: in float64, or in float32 where it is a single-precision pass."""
         ours = self.comparison
-        params = ours.params32 if single else ours.params64
-        return run(ours.ids, params, self.config, self.found, attempt.cause, attempt.where, stop=stop, given=ours.given)
+        params, (cause, where, _) = ours.params32 if single else ours.params64, attempt
+        return run(ours.ids, params, self.config, self.found, cause, where, rounded, stop, ours.given)
 
     def is_promising(self, attempt: Attempt) -> bool:
         """Look quickly whether a mistake lessens the first difference by much, or makes one that is like it.
@@ -310,11 +314,13 @@ class Search:
 
     def fit(self, attempt: Attempt) -> Fit | None:
         """Return how well a mistake explains the dump; None if a tensor before the first difference parts with it."""
-        in64, in32 = self.run(attempt), self.run(attempt, single=True)
+        in64, passes = self.run(attempt), [self.run(attempt, single=True)]
+        if attempt.cause.coarse:
+            passes += [self.run(attempt, rounded=rounding(seed)) for seed in range(COARSE_PASSES)]
         leftovers: dict[str, Leftover] = {}
         then = None
         for name in in64:
-            leftovers[name] = self.leftover(name, in64[name], in32[name], attempt.cause.coarse)
+            leftovers[name] = self.leftover(name, in64[name], [x[name] for x in passes], attempt.cause.coarse)
             if leftovers[name].over_noise > WIDEN:
                 then = name
                 break
@@ -332,10 +338,10 @@ class Search:
             attempt=attempt,
         )
 
-    def leftover(self, name: str, in64: np.ndarray, in32: np.ndarray, coarse: bool) -> Leftover:
-        """Return what is left of the difference of a tensor, from passes with a mistake in both precisions."""
+    def leftover(self, name: str, in64: np.ndarray, passes: list[np.ndarray], coarse: bool) -> Leftover:
+        """Return what is left of the difference of a tensor, from a pass with a mistake and others that round."""
         ours = self.comparison
-        noise = widest(noise_of(name, [in32], in64), ours.noise[name])
+        noise = widest(noise_of(name, passes, in64), ours.noise[name])
         if coarse:  # where few values go the other way, they may leave 2 % of the difference
             allowed = ours.gap(name, self.truth[name]).times(0.02)
             noise = Gap(*map(max, noise, allowed))
