@@ -378,9 +378,9 @@ def _of_parameters(config: Config, params: Params) -> Iterator[Cause]:
     functions: dict[str, Function] = {"float16": to_float16, "bfloat16": to_bfloat16}
     for name, function in functions.items():
         patch = partial(rounded_params, function=function, matrices_alone=False)
-        yield Cause(f"the weights are rounded to half precision ({name})", {}, patch=patch)
+        yield Cause(f"the weights are rounded to half precision ({name})", {}, patch=patch, by_layer=True)
         words = f"the matrices are rounded to half precision ({name}), gains and biases are not"
-        yield Cause(words, {}, patch=partial(patch, matrices_alone=True))
+        yield Cause(words, {}, patch=partial(patch, matrices_alone=True), by_layer=True)
         for table in ("wte", "wpe", "lm_head"):
             if table in params:
                 yield Cause(
@@ -390,9 +390,9 @@ def _of_parameters(config: Config, params: Params) -> Iterator[Cause]:
                 )
     for axis, scales in ((0, "one scale an output"), (1, "one scale an input"), (None, "one scale a matrix")):
         words = f"the matrices are rounded to int8, {scales}"
-        yield Cause(words, {}, patch=partial(with_int8, axis=axis))
-    yield Cause("missing bias: all biases", {}, patch=partial(without_biases, norms=True))
-    yield Cause("missing bias: those of all matrices", {}, patch=partial(without_biases, norms=False))
+        yield Cause(words, {}, patch=partial(with_int8, axis=axis), by_layer=True)
+    yield Cause("missing bias: all biases", {}, patch=partial(without_biases, norms=True), by_layer=True)
+    yield Cause("missing bias: those of all matrices", {}, patch=partial(without_biases, norms=False), by_layer=True)
     L = config.n_layer
     if L > 1:
         orders = {
@@ -412,9 +412,9 @@ def _of_parameters(config: Config, params: Params) -> Iterator[Cause]:
         orders["each layer has the parameters of the next one"] = [*range(1, L), L - 1]
         for words, order in orders.items():
             yield Cause(words, {}, patch=partial(with_layers, order=order))
-    yield Cause("the biases of matrices are subtracted", {}, patch=partial(with_biases, factor=-1))
-    yield Cause("the biases of matrices are added twice", {}, patch=partial(with_biases, factor=2))
-    yield Cause("1 is added to the gains of layer norms, as in Gemma", {}, patch=with_gains_of_one_more)
+    yield Cause("the biases of matrices are subtracted", {}, patch=partial(with_biases, factor=-1), by_layer=True)
+    yield Cause("the biases of matrices are added twice", {}, patch=partial(with_biases, factor=2), by_layer=True)
+    yield Cause("1 is added to the gains of layer norms, as in Gemma", {}, patch=with_gains_of_one_more, by_layer=True)
     if "lm_head" in params:
         yield Cause("the output head is wte, but this model has one of its own, lm_head", {}, patch=without_head)
 

@@ -32,6 +32,7 @@ from numgpt.verify.solve_site import causes_at
 
 FIRSTS, FEW_FIRSTS = 12, 1  # mistakes that are taken for one of two, in a small model and in a large one
 LARGE = 3e7  # parameters
+FAINT = 0.1  # of the first difference: what makes less in all layers is not tried in one, which would make still less
 COARSE_PASSES = 2  # with rounding at random, of a mistake that rounds: values on the edge between two go either way
 COLUMNS = 512  # of the logits, that are enough to see whether a mistake lessens their difference
 
@@ -77,6 +78,7 @@ class Search:
         self.config, self.found, self.truth = comparison.config, comparison.found, comparison.truth
         self.fits: list[Fit] = []
         self.lessened: list[tuple[float, Attempt]] = []  # what part of the difference each leaves, made in all layers
+        self.loudness: dict[str, float] = {}  # words -> what part of the difference it makes, in all layers
 
     def explain(self) -> list[Fit]:
         """Return the mistakes that explain the first difference, best first; none if none does.
@@ -98,7 +100,8 @@ class Search:
             self.try_all(attempt for cause in causes for attempt in attempts(cause, self.config))
             if any(map(self.is_whole, self.fits)):
                 return likeliest(self.fits)
-            self.try_all(attempt for cause in causes for attempt in attempts_in_one(cause, self.config, layers))
+            heard = (cause for cause in causes if self.loudness.get(cause.words, np.inf) >= FAINT)
+            self.try_all(attempt for cause in heard for attempt in attempts_in_one(cause, self.config, layers))
             if not any(fit.explains for fit in self.fits):
                 self.try_all(self.solved())
             if any(fit.explains for fit in self.fits):
@@ -258,34 +261,44 @@ class Search:
         def stop(name: str, x: np.ndarray) -> bool:
             return name == self.first or (not cause.coarse and ours.over_noise(name, x) > slack * WIDEN)
 
-        if self.first == "logits" and not cause.coarse and not (cause.patch or cause.before or "logits" in cause.edits):
-            before, after = self.gaps_of_some(attempt)
+        if self.first == "logits" and not cause.coarse and self.reads_the_same_head(attempt):
+            theirs, right, made = self.some_logits(attempt)
         else:
-            made = self.run(attempt, single=ours.scale >= 1 and not cause.coarse, stop=stop)
-            if self.first not in made:
+            found = self.run(attempt, single=ours.scale >= 1 and not cause.coarse, stop=stop)
+            if self.first not in found:
                 return False
-            if cause.coarse:  # it can't be met exactly: values on an edge between two numbers go either way
-                return self.likeness(made[self.first]) >= 0.6
-            before, after = (ours.gap(self.first, x[self.first]).rms for x in (self.truth, made))
+            theirs, right = self.comparison.both(self.first)
+            made = found[self.first][-len(theirs) :] if self.first == "logits" else found[self.first]
+        pairs = (theirs, right), (theirs, made), (made, right)
+        before, after, change = (gap_between(self.first, x, y).rms for x, y in pairs)
+        if attempt.where is is_in:
+            part = change / before if np.isfinite(before) else np.inf
+            self.loudness[cause.words] = max(part, self.loudness.get(cause.words, 0.0))
+        if cause.coarse:  # it can't be met exactly: values on an edge between two numbers go either way
+            return self.likeness(found[self.first]) >= 0.6
         if after < 0.95 * before and attempt.where is is_in:
             self.lessened.append((after / before, attempt))
         return after <= 0.3 * before if np.isfinite(before) else bool(np.isfinite(after))
 
-    def gaps_of_some(self, attempt: Attempt) -> tuple[float, float]:
-        """Return how far some columns of the logits are apart without a mistake and with it.
+    def reads_the_same_head(self, attempt: Attempt) -> bool:
+        """Whether some columns of the logits tell of a mistake: it leaves the output head and the text as they are."""
+        cause = attempt.cause
+        return not (cause.before or "logits" in cause.edits or (cause.patch and layer_of(attempt) is None))
+
+    def some_logits(self, attempt: Attempt) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return some columns of the logits: as the dump has them, as they are right, and with a mistake.
 
         A mistake in a single layer begins there, with what the pass without it gives that layer to read. Where the
         weights of a large model are read again for each mistake, that makes a third of the reading.
         """
         params, found, right = self.some
-        layer = getattr(attempt.where, "keywords", {}).get("layer")
+        layer = layer_of(attempt)
         resume = (layer, self.depths[layer]) if layer and len(found) == 1 else None
         ours, theirs = self.comparison, found["logits"].x
         with_it = run(
             ours.ids, params, self.config, found, attempt.cause, attempt.where, given=ours.given, resume=resume
         )["logits"]
-        without, made = (gap_between("logits", theirs, x[-len(theirs) :]).rms for x in (right, with_it))
-        return without, made
+        return theirs, right[-len(theirs) :], with_it[-len(theirs) :]
 
     @cached_property
     def some(self) -> tuple[dict[str, Any], dict[str, Found], np.ndarray]:
@@ -355,6 +368,11 @@ class Search:
         if made.shape != found.shape or not made.any() or not np.isfinite(found).all():
             return 0.0
         return float((made * found).sum() / np.sqrt((made * made).sum() * (found * found).sum()))
+
+
+def layer_of(attempt: Attempt) -> int | None:
+    """Return the one layer that a mistake is made in; None for one of all, or outside of them."""
+    return getattr(attempt.where, "keywords", {}).get("layer")
 
 
 # --- the verdict

@@ -58,6 +58,14 @@ def bfloat16(x):
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
+def rounded_layer(params, i):
+    """Round all parameters of a layer to bfloat16."""
+    p = params["h"][i]
+    for part in p["ln_1"], p["ln_2"], *p["attn"].values(), *p["mlp"].values():
+        for name in part:
+            part[name] = bfloat16(part[name])
+
+
 def tf32(x):
     """A float32 of 10 bits of mantissa: by its mantissa and exponent, not by its bits."""
     mantissa, exponent = np.frexp(np.asarray(x, np.float32).astype(float))
@@ -217,6 +225,21 @@ PLANTED = {
         "scales of the wrong axis",
         "rounded to int8, one scale an input",
         with_params(in_layers(lambda p: in_int8(p, 1))),
+    ),
+    "int8 in a layer": (
+        "a layer that is quantised and the others not",
+        "rounded to int8, one scale an output, in layer 1 alone",
+        with_params(lambda p: in_int8(p["h"][1], 0)),
+    ),
+    "a layer in bfloat16": (
+        "a layer loaded from another file",
+        "the weights are rounded to half precision (bfloat16), in layer 2 alone",
+        with_params(lambda p: rounded_layer(p, 2)),
+    ),
+    "no biases in a layer": (
+        "a layer whose biases were not copied",
+        "missing bias: those of all matrices, in layer 1 alone",
+        with_params(lambda p: biases({"h": [p["h"][1]]}, 0)),
     ),
     "wpe in bfloat16": (
         "a table kept apart",
