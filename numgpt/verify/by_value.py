@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from numgpt.config import Config
-from numgpt.trace import layer_and_base
+from numgpt.model import Ids, Model
+from numgpt.trace import collect, layer_and_base
 from numgpt.verify.foreign import OURS, RULES, UNKNOWN, Misfit, place, rule_of
 
 NEAR = 1e-3  # the relative error of a tensor that is ours, or would be but for a small mistake
@@ -33,20 +34,19 @@ class Matching(NamedTuple):
 Placed = dict[str, np.ndarray]  # what a tensor holds, under our names
 
 
-def match(tensors: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray], config: Config) -> Matching:
+def match(tensors: Mapping[str, np.ndarray], model: Model, ids: Ids) -> Matching:
     """Match tensors of a dump, whose names say nothing to us, with ours.
 
     tensors  by their names in the dump, of any shape
-    ours     all that a right pass records
     Returns which of ours each is, as far as that is certain. No two are the same of ours.
+    Raises TokenError, ContextError.
 
     >>> from numgpt.params import random_params
-    >>> from numgpt.model import Model
-    >>> from numgpt.trace import collect
     >>> config = Config(n_vocab=9, n_ctx=4, n_embd=6, n_head=2, n_layer=3)
-    >>> ours = collect([1, 2, 3], Model(config, random_params(config, seed=0), None))
+    >>> model = Model(config, random_params(config, seed=0), None)
+    >>> ours = collect([1, 2, 3], model)
     >>> theirs = {"out_0": ours["h.0.resid_post"], "out_1": ours["h.1.resid_post"], "out_2": np.ones((3, 6))}
-    >>> found = match({**theirs, "other": np.zeros((3, 6))}, ours, config)
+    >>> found = match({**theirs, "other": np.zeros((3, 6))}, model, [1, 2, 3])
     >>> found.by_value
     {'out_0': 'h.0.resid_post', 'out_1': 'h.1.resid_post'}
     >>> found.by_number
@@ -54,8 +54,9 @@ def match(tensors: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray], con
     >>> found.left
     {'other': 'no name that we know, and its values are none of ours'}
     """
-    T = len(ours["embed"])
-    candidates = {name: fits(x, config, T) for name, x in tensors.items()}
+    candidates = {name: fits(x, model.config, len(ids)) for name, x in tensors.items()}
+    needed = {name for some in candidates.values() for placed in some.values() for name in placed}
+    ours = collect(ids, model, needed) if needed else {}
     entries, left = {}, {}
     for name, some in candidates.items():
         try:
@@ -74,16 +75,11 @@ def match(tensors: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray], con
             by_value[name] = entry
     by_number = entries_by_number(left, by_value)
     by_number = {name: entry for name, entry in by_number.items() if entry in candidates[name]}
-    shaped = [name for name in left if "logits" in candidates[name] and is_as_wide_as_logits(tensors[name], config, T)]
+    shaped = [name for name in left if candidates[name].keys() == {"logits"}]
     is_certain = len(shaped) == 1 and "logits" not in by_value.values()
     by_shape = dict.fromkeys(shaped, "logits") if is_certain else {}
     left = {name: why for name, why in left.items() if name not in {**by_number, **by_shape}}
     return Matching(by_value, by_number, by_shape, left)
-
-
-def is_as_wide_as_logits(x: np.ndarray, config: Config, T: int) -> bool:
-    """Whether an array has the width of the logits, and no other tensor of the model has it."""
-    return x.shape[-1] == config.n_vocab not in (config.n_embd, 3 * config.n_embd, config.mlp_width, T)
 
 
 # --- by value

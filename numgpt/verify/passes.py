@@ -37,8 +37,6 @@ class Site(NamedTuple):
 
 
 Edit = Callable[[Site], np.ndarray]
-
-
 Patch = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -48,7 +46,7 @@ class Cause(NamedTuple):
     words: str
     edits: Mapping[str, Edit]  # name without "h.N." -> what comes out instead
     shown: Mapping[str, Edit] = MappingProxyType({})  # name -> what a dump has, where the run itself goes on rightly
-    patch: Patch | None = None  # other parameters, in all layers
+    patch: Patch | None = None  # other parameters
     apart: bool = False  # the edits may happen one without the other: a mistake of one layer norm, or of all
     behind: bool = False  # it comes behind the product that makes q, k and v, or the scores: those in a dump are right
     coarse: bool = False  # it rounds, so that values on the edge between two may go either way

@@ -15,8 +15,8 @@ import numpy as np
 from numgpt.checks import check_ids
 from numgpt.errors import CheckpointError, OptionError
 from numgpt.model import Ids, Model
-from numgpt.trace import collect, layer_and_base, trace_shapes
-from numgpt.verify.by_value import Matching, match
+from numgpt.trace import layer_and_base, trace_shapes
+from numgpt.verify.by_value import match
 from numgpt.verify.changes import Change, changes_of
 from numgpt.verify.dump import Dump
 from numgpt.verify.foreign import BEFORE_GAIN, UNKNOWN, Found, Misfit, is_veiled, place, rename, why_not
@@ -225,7 +225,7 @@ def find_tensors(dump: Dump, model: Model, ids: np.ndarray) -> Contents:
     named = {source: name for source in dump.tensors if (name := rename(source))}
     others = {source: why_not(source) for source in dump.tensors if source not in named and source not in IDS}
     unknown = {source: dump.tensors[source] for source, why in others.items() if why == UNKNOWN}
-    matching = match(unknown, collect(ids, model), model.config) if unknown else Matching({}, {}, {}, {})
+    matching = match(unknown, model, ids)
     kinds = {"value": matching.by_value, "number": matching.by_number, "shape": {} if named else matching.by_shape}
     entries = {**named, **{source: name for some in kinds.values() for source, name in some.items()}}
     not_compared = {source: matching.left.get(source, why) for source, why in others.items() if source not in entries}

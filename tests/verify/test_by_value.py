@@ -106,6 +106,13 @@ def test_a_mistake_in_all_layers_shows_in_the_logits():
     assert "blk0_dots" in report.not_compared
 
 
+def test_logits_with_columns_of_padding_are_known_by_their_shape():
+    model, tensors = right("no scale")
+    report = check(model, IDS, {"mine": np.pad(tensors["logits"], ((0, 0), (0, 9)))})
+    assert report.rows[-1].name == "logits"
+    assert places(report) == {"mine": ("logits", "shape")}
+
+
 @settings(max_examples=60)
 @given(st.data())
 def test_what_is_not_ours_is_never_matched(data):
