@@ -99,14 +99,15 @@ class Search:
         for causes in near, far:
             self.try_all(attempt for cause in causes for attempt in attempts(cause, self.config))
             if any(map(self.is_whole, self.fits)):
-                return likeliest(self.fits)
+                break
             heard = (cause for cause in causes if self.loudness.get(cause.words, np.inf) >= FAINT)
             self.try_all(attempt for cause in heard for attempt in attempts_in_one(cause, self.config, layers))
             if not any(fit.explains for fit in self.fits):
                 self.try_all(self.solved())
             if any(fit.explains for fit in self.fits):
-                return likeliest(self.fits)
-        self.try_all(attempts(wrong_epsilon(self.config, search_eps(self.left_by_eps)), self.config))
+                break
+        if not any(fit.explains and fit.likeness is None for fit in self.fits):  # what rounds may look like it
+            self.try_all(attempts(wrong_epsilon(self.config, search_eps(self.left_by_eps)), self.config))
         return likeliest(self.fits) if any(fit.explains for fit in self.fits) else []
 
     def explain_by_two(self) -> tuple[Attempt, Fit] | None:
