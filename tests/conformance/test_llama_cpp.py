@@ -69,7 +69,6 @@ def test_int8_loses_no_more_than_llama_cpp_does_with_its_own(seed, tmp_path):
         (40, True, "values added up in float16, as in llama.cpp's flash attention of less than 64 tokens"),
         (200, False, "without flash attention"),
         (200, True, "keys and values in float16, as in llama.cpp's flash attention of 64 tokens or more"),
-        (500, True, "keys and values in float16, as in llama.cpp's flash attention of 64 tokens or more"),
     ],
 )
 def test_flash_attention_is_told(folders, tmp_path, count, flash, words):  # noqa: F811
