@@ -25,7 +25,7 @@ MOST_STOPS, LONGEST_STOP = 16, 256
 CONTROLS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 COMPLETIONS = (  # the fields of a completion
     *("model", "prompt", "max_tokens", *CONTROLS, "n", "stop", "seed", "echo", "logprobs", "logit_bias"),
-    *("stream", "stream_options", "allow_special", "return_token_ids"),
+    *("stream", "stream_options", "allow_special", "return_token_ids", "guidance_scale", "negative_prompt"),
 )
 NOT_OFFERED = {
     "best_of": "ask for n texts with logprobs, and choose",
@@ -258,7 +258,10 @@ def rules_of(body: Mapping[str, Any], model: Model, cache_dtype: str | None = No
         raise Refused(400, f"stop is {shown(stop)}, expected {expected}", "stop")
     context = model.config.n_ctx
     expected = f"an integer from 0 to {context}, the context"
-    options = {name: body[name] for name in CONTROLS if body.get(name) is not None}
+    options = {name: body[name] for name in (*CONTROLS, "guidance_scale") if body.get(name) is not None}
+    negative = value_of(body, "negative_prompt", None, lambda x: isinstance(x, str), "a text")
+    if negative is not None:
+        check_length(negative, model, tokenizer_of(model))
     try:
         return check_rules(
             model.config,
@@ -268,11 +271,13 @@ def rules_of(body: Mapping[str, Any], model: Model, cache_dtype: str | None = No
             tokenizer=model.tokenizer,
             cache_dtype=cache_dtype,
             logit_bias=bias_of(body),
+            negative_prompt=negative,
             **options,
         )
     except (NumgptError, UnicodeEncodeError) as error:  # the latter: a lone surrogate in stop
         message = str(error).replace("None", "null")
-        field = next((name for name in ("logit_bias", *CONTROLS) if name in message), "stop")
+        names = "negative_prompt", "guidance_scale", "logit_bias", *CONTROLS
+        field = next((name for name in names if name in message), "stop")
         raise Refused(400, message if field in message else f"{field}: {message}", field) from None
 
 
