@@ -22,10 +22,11 @@ from numgpt.checks import (
 from numgpt.config import Config
 from numgpt.decoding.controls import Sampling, Start, check_sampling, controls_of
 from numgpt.decoding.form import form_of
+from numgpt.decoding.steering import Others, Steering, check_scale, check_steering, guidance
 from numgpt.errors import ContextError, OptionError, TokenError
 from numgpt.fast.sampling import sample
 from numgpt.generation import Choose
-from numgpt.model import Ids, Params
+from numgpt.model import Ids, Model, Params
 from numgpt.tokenizer import Tokenizer
 
 OF_THE_LOOP = ("stream", "forward", "guess", "cache")  # what `generate` takes beside the rules
@@ -72,6 +73,9 @@ class Rules(NamedTuple):
     length_penalty: float
     early_stopping: bool | str
     cache_dtype: str | None
+    guidance_scale: float
+    negative_prompt: tuple[int, ...] | None
+    steering: Steering | None
 
 
 def check_rules(
@@ -87,6 +91,9 @@ def check_rules(
     length_penalty: float = 1.0,
     early_stopping: bool | str = False,
     cache_dtype: str | None = None,
+    guidance_scale: float = 1,
+    negative_prompt: str | Ids | None = None,
+    steering: Steering | None = None,
     **controls: Any,
 ) -> Rules:
     """Return the options as rules. Raises OptionError for a name that is none, and for a value out of its range."""
@@ -104,8 +111,13 @@ def check_rules(
     check_option("overflow", overflow, overflow in ("stop", "slide"), "'stop' or 'slide'")
     check_beams(num_beams, length_penalty, early_stopping, overflow, sampling)
     check_cache_dtype(cache_dtype)
-    of_beams = num_beams, length_penalty, early_stopping
-    return Rules(max_new_tokens, seed, sampling, stops, strings, tokenizer, overflow, *of_beams, cache_dtype)
+    negative = check_guidance(guidance_scale, negative_prompt, tokenizer, config)
+    if steering is not None:
+        check_steering(steering, config)
+    if steering is not None or guidance_scale != 1:
+        check_alone(num_beams, overflow, both=steering is not None and guidance_scale != 1)
+    of_beams, opinions = (num_beams, length_penalty, early_stopping), (guidance_scale, negative, steering)
+    return Rules(max_new_tokens, seed, sampling, stops, strings, tokenizer, overflow, *of_beams, cache_dtype, *opinions)
 
 
 def known_options() -> list[str]:
@@ -164,6 +176,37 @@ def check_prompt(ids: Ids, config: Config, overflow: str = "stop", name: str = "
 def check_cache_dtype(dtype: str | None) -> None:
     """Raise OptionError unless keys and values can be kept in this dtype."""
     check_option("cache_dtype", dtype, dtype in (None, "float16"), "'float16', or None for that of the parameters")
+
+
+def check_guidance(
+    scale: float, negative_prompt: str | Ids | None, tokenizer: Tokenizer | None, config: Config
+) -> tuple[int, ...] | None:
+    """Return the ids of the negative prompt. Raises OptionError for a scale that is none, TokenError for ids."""
+    check_scale(scale)
+    if negative_prompt is None:
+        return None
+    if scale == 1:
+        raise OptionError("negative_prompt is what guidance_scale leads away from: give that too, above 1")
+    if isinstance(negative_prompt, str):
+        if tokenizer is None:
+            raise OptionError("negative_prompt as a text needs the model's tokenizer: tokenizer=model.tokenizer")
+        negative_prompt = tokenizer.encode(negative_prompt)
+    return tuple(check_prompt(negative_prompt, config, name="negative_prompt"))
+
+
+def check_alone(num_beams: int, overflow: str, both: bool) -> None:
+    """Raise OptionError where a second opinion meets what does not go with it."""
+    for is_there, what in (num_beams > 1, "num_beams"), (overflow != "stop", "overflow='slide'"), (both, "steering"):
+        if is_there:
+            raise OptionError(f"guidance_scale and steering ask for a second opinion, which {what} does not go with")
+
+
+def others_of(text: list[int], params: Params, config: Config, rules: Rules) -> Others | None:
+    """Return the other rows that a text is to be made with, if any."""
+    steering = rules.steering
+    if rules.guidance_scale != 1:
+        steering = guidance(Model(config, params, None), rules.guidance_scale, rules.negative_prompt)
+    return None if steering is None else Others(steering, text, rules.max_new_tokens, rules.cache_dtype)
 
 
 def positions_of(length: int, config: Config, rules: Rules) -> int:

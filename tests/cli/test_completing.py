@@ -11,6 +11,7 @@ from support.cli import call, fails, pipe_in, tiny
 import numgpt
 from numgpt.cli import main as cli
 from numgpt.decoding.beam import beam_search
+from numgpt.decoding.steering import contrast, experts
 
 pytestmark = pytest.mark.usefixtures("storyteller_once")
 STORY = ["generate", "Once upon a time", "--seed", "1", "-n", "20"]
@@ -236,3 +237,39 @@ def test_an_error_after_the_prompt_has_a_line_of_its_own(capsys, tmp_path):
     tensors = hub_tensors(TOKENS)
     tensors["ln_f.bias"][:] = np.inf
     assert call(capsys, "generate", "abc", "-m", tiny(tmp_path, tensors=tensors))[1] == "abc\n"
+
+
+def test_a_second_opinion_is_that_of_the_library(capsys):
+    model = numgpt.load("storyteller")
+    ids = model.tokenizer.encode("The king")
+    options = {"max_new_tokens": 8, "seed": 3, "temperature": 0.8, "top_k": 40, "tokenizer": model.tokenizer}
+    ways = {
+        ("--guidance-scale", "2", "--negative-prompt", "The queen"): {
+            "guidance_scale": 2,
+            "negative_prompt": "The queen",
+        },
+        ("--contrast", "storyteller", "--strength", "0.3"): {"steering": contrast(model, 0.3)},
+        ("--expert", "storyteller"): {"steering": experts(model)},
+    }
+    for flags, asked in ways.items():
+        found = json.loads(call(capsys, "generate", "The king", "-n", "8", "--seed", "3", *flags, "--json")[1])
+        assert found["ids"] == list(numgpt.generate(ids, model.params, model.config, **options, **asked))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--strength", "2"], "--strength is that of"),
+        (["--contrast", "storyteller", "--expert", "storyteller"], "--contrast goes without"),
+    ],
+)
+def test_opinions_that_do_not_go_together_are_refused(capsys, flags, words):
+    code, _, err = call(capsys, "generate", "The king", *flags)
+    assert code == 2
+    assert words in err
+
+
+def test_a_negative_prompt_alone_is_refused(capsys):
+    assert "--negative-prompt is what --guidance-scale leads away from" in fails(
+        capsys, "generate", "The king", "--negative-prompt", "a"
+    )
