@@ -6,7 +6,7 @@ A backtracking matcher looks for one way through the pattern. An automaton is in
 be in the pattern: one set of states, empty where the text can't match any more. Each byte leads from set to set, so a
 byte is looked at once, whatever the pattern; and a set that was met before is known.
 
-A character is one or more bytes of UTF-8, and so the edges are: 20 of them lead through a `.`. Which characters a
+A character is one or more bytes of UTF-8, and so are the edges: 17 of them lead through a `.`. Which characters a
 class such as `[^a-z]`, `\w` or `\p{L}` has is asked of `regex`, so it means here what it means there.
 
 Sources: Thompson 1968, "Regular expression search algorithm"; Cox 2010, "Regular expression matching in the wild", for
@@ -154,7 +154,7 @@ def sequence(parts: list[Build]) -> Build:
     """Parts one after the other. They are built from the last to the first, as each has to know what follows."""
 
     def build(states: States, after: int) -> int:
-        end = states.add(free=[after])
+        end = states.add(free=[after])  # one even for no parts, so that MOST_STATES bounds all that is built
         return reduce(lambda then, part: part(states, then), reversed(parts), end)
 
     return build
@@ -186,7 +186,13 @@ def repeat(part: Build, least: int, most: int | None) -> Build:
 
 
 class Parser:
-    """Reads a pattern, in the syntax of `regex`, from its beginning to its end."""
+    """Reads a pattern, in the syntax of `regex`, from its beginning to its end.
+
+    >>> Parser(r"(a)\\1").parse()
+    Traceback (most recent call last):
+    numgpt.errors.OptionError: regex has '\\\\1', which is no character, or a look at what stands before or elsewhere: \
+expected characters, classes, groups, | and counts
+    """
 
     def __init__(self, pattern: str) -> None:
         flags = FLAGS.match(pattern)
@@ -198,7 +204,7 @@ class Parser:
         self.at = self.depth = 0
 
     def parse(self) -> Build:
-        """Return the whole. Raises OptionError for what an automaton can't check."""
+        """Return the whole. Raises OptionError for what is no pattern, and for what an automaton can't check."""
         found = self.options()
         if self.at < len(self.pattern):
             raise self.refused("a bracket that nothing opens")
@@ -286,22 +292,11 @@ class Parser:
         return found
 
 
-def parse(pattern: str) -> Build:
-    """Return the parts of a pattern. Raises OptionError for what is none, or can't be checked so.
-
-    >>> parse(r"(a)\\1")
-    Traceback (most recent call last):
-    numgpt.errors.OptionError: regex has '\\\\1', which is no character, or a look at what stands before or elsewhere: \
-expected characters, classes, groups, | and counts
-    """
-    return Parser(pattern).parse()
-
-
 @lru_cache(maxsize=8)
 def states_of(pattern: str) -> tuple[States, frozenset[int]]:
-    """Return the states of a pattern, and those where a text begins. Raises OptionError as `parse` does."""
+    """Return the states of a pattern, and those where a text begins. Raises OptionError as `Parser` does."""
     states = States()
-    return states, states.closed([parse(pattern)(states, ACCEPT)])
+    return states, states.closed([Parser(pattern).parse()(states, ACCEPT)])
 
 
 # ---- the automaton

@@ -59,8 +59,7 @@ def levels_of(pieces: Pieces) -> list[Level]:
     before = b""
     for i in pieces.in_order.tolist():
         piece = pieces.all[i]
-        known = beginning_alike(before, piece)
-        for n in range(known, len(piece)):
+        for n in range(beginning_alike(before, piece), len(piece)):
             parents, last, _, _ = levels[n]
             path[n + 1] = len(parents)
             parents.append(path[n])
@@ -141,6 +140,7 @@ class Form:
             return self._masks[place]
 
     def _find(self, place: int) -> np.ndarray:
+        """Walk down the tree of all pieces from a place in the automaton."""
         mask = np.zeros(len(self._pieces.all), dtype=bool)
         places = np.array([place])
         for level in self._levels:

@@ -63,7 +63,7 @@ def generate(
     stop_ids        ids that end the text, beside the end-of-text id
     stop_strings    strings that end the new text, also where one spans several tokens; the token that completes one is
                     the last to be yielded. `numgpt.stream` yields text that ends before it
-    tokenizer       the model's, which stop_strings need
+    tokenizer       the model's, which stop_strings, ban and regex need
     overflow        what to do when the context is full: "stop", or "slide", which goes on with the last half of it as
                     if that were the whole text. The half is computed anew, one prefill for every n_ctx / 2 tokens;
                     what stood before is forgotten. A prompt may then be longer than the context
