@@ -21,6 +21,7 @@ from numgpt.checks import (
 )
 from numgpt.config import Config
 from numgpt.decoding.controls import Sampling, Start, check_sampling, controls_of
+from numgpt.decoding.watermark import ABOUT_KEY, Source, is_key, marked_source
 from numgpt.errors import ContextError, OptionError, TokenError
 from numgpt.fast.sampling import sample
 from numgpt.generation import Choose
@@ -71,6 +72,7 @@ class Rules(NamedTuple):
     length_penalty: float
     early_stopping: bool | str
     cache_dtype: str | None
+    watermark: str | None
 
 
 def check_rules(
@@ -86,6 +88,7 @@ def check_rules(
     length_penalty: float = 1.0,
     early_stopping: bool | str = False,
     cache_dtype: str | None = None,
+    watermark: str | None = None,
     **controls: Any,
 ) -> Rules:
     """Return the options as rules. Raises OptionError for a name that is none, and for a value out of its range."""
@@ -102,8 +105,9 @@ def check_rules(
     check_option("overflow", overflow, overflow in ("stop", "slide"), "'stop' or 'slide'")
     check_beams(num_beams, length_penalty, early_stopping, overflow, sampling)
     check_cache_dtype(cache_dtype)
+    check_watermark(watermark, sampling)
     of_beams = num_beams, length_penalty, early_stopping
-    return Rules(max_new_tokens, seed, sampling, stops, strings, tokenizer, overflow, *of_beams, cache_dtype)
+    return Rules(max_new_tokens, seed, sampling, stops, strings, tokenizer, overflow, *of_beams, cache_dtype, watermark)
 
 
 def known_options() -> list[str]:
@@ -162,6 +166,16 @@ def check_prompt(ids: Ids, config: Config, overflow: str = "stop", name: str = "
 def check_cache_dtype(dtype: str | None) -> None:
     """Raise OptionError unless keys and values can be kept in this dtype."""
     check_option("cache_dtype", dtype, dtype in (None, "float16"), "'float16', or None for that of the parameters")
+
+
+def check_watermark(key: str | None, controls: Sampling) -> None:
+    """Raise OptionError unless this is a key, and tokens are drawn that can bear its mark."""
+    check_option("watermark", key, key is None or is_key(key), f"{ABOUT_KEY}, or None for off")
+    if key is not None and controls.temperature == 0:
+        raise OptionError(
+            "watermark marks what is drawn, and at temperature 0 and by beams nothing is: "
+            "sample at a temperature above 0, or use the other scheme, the green list"
+        )
 
 
 def positions_of(length: int, config: Config, rules: Rules) -> int:
@@ -235,7 +249,17 @@ def chooser(prompt_length: int, config: Config, rules: Rules, stream: int) -> Ch
     Padding of the embedding is never chosen.
     """
     controls = controls_of(rules.controls, Start(prompt_length, rules.stop_ids))
-    return lambda logits, text: sample(logits[: config.n_tokens], text, controls, rules.seed, stream)
+
+    def choose(logits: np.ndarray, text: list[int]) -> int:
+        return sample(logits[: config.n_tokens], text, controls, *source_of(text, prompt_length, rules, stream))
+
+    return choose
+
+
+def source_of(text: list[int], prompt_length: int, rules: Rules, stream: int) -> Source:
+    """Return where the random numbers of the next token come from: its place in the text, or a watermark."""
+    marked = None if rules.watermark is None else marked_source(text, prompt_length, rules.watermark)
+    return marked or (rules.seed, stream, len(text))
 
 
 def end_of(text: list[int], prompt_length: int, config: Config, rules: Rules) -> str:

@@ -153,11 +153,11 @@ def count_from(least: int, most: int) -> Callable[[Any], bool]:
     return lambda value: is_integer(value) and least <= value <= most
 
 
-def asked_of(body: Mapping[str, Any], model: Model, name: str, cache_dtype: str | None = None) -> Asked:
+def asked_of(body: Mapping[str, Any], model: Model, name: str, **of_server: Any) -> Asked:
     """Return what the body of a request for completions asks for.
 
-    name         what the model is called: another one is not found
-    cache_dtype  as `generate` has it
+    name       what the model is called: another one is not found
+    of_server  the options of `generate` that the server sets, for all clients
     Raises Refused with the name of the field that is wrong.
     """
     check_fields(body, COMPLETIONS, "/v1/completions")
@@ -176,7 +176,7 @@ def asked_of(body: Mapping[str, Any], model: Model, name: str, cache_dtype: str 
     return Asked(
         prompts,
         ids,
-        rules_of(body, model, cache_dtype),
+        rules_of(body, model, **of_server),
         n,
         value_of(body, "echo", False, is_bool, "true or false"),
         value_of(body, "logprobs", None, count_from(0, MOST_LIKELIEST), expected),
@@ -229,7 +229,7 @@ def prompts_of(prompt: Any, model: Model, tokenizer: Tokenizer, special: bool) -
     return texts, ids
 
 
-def rules_of(body: Mapping[str, Any], model: Model, cache_dtype: str | None = None) -> Rules:
+def rules_of(body: Mapping[str, Any], model: Model, **of_server: Any) -> Rules:
     """Return how the texts go on and where they end. The defaults are OpenAI's: 16 tokens of the model's own choice."""
     stop = value_of(body, "stop", [], lambda x: isinstance(x, (str, list)), "a text, or a list of texts")
     stops = [stop] if isinstance(stop, str) else stop
@@ -246,8 +246,8 @@ def rules_of(body: Mapping[str, Any], model: Model, cache_dtype: str | None = No
             seed=value_of(body, "seed", random_seed(), count_from(0, 2**64 - 1), "an integer from 0 to 2^64 - 1"),
             stop_strings=stops,
             tokenizer=model.tokenizer,
-            cache_dtype=cache_dtype,
             logit_bias=bias_of(body),
+            **of_server,
             **options,
         )
     except (NumgptError, UnicodeEncodeError) as error:  # the latter: a lone surrogate in stop
