@@ -15,6 +15,7 @@ first tokens, which the seed draws; Kirchenbauer et al. 2023, arXiv:2301.10226, 
 """
 
 import hashlib
+import threading
 
 import numpy as np
 
@@ -29,6 +30,7 @@ MOST_NUMBER_KEY = 2**53  # which JSON holds everywhere
 ABOUT_KEY = f"a text of 1 to {LONGEST_KEY} bytes"
 ABOUT_NUMBER_KEY = f"an integer from 1 to {MOST_NUMBER_KEY}"
 
+generators = threading.local()  # one for each thread: a new one takes many times as long as to seed one
 Source = tuple[int, int, int]  # seed, stream and position of `sampling.random_words`
 
 
@@ -96,7 +98,10 @@ def green_ids(n: int, last: int, key: int) -> list[int]:
     [2, 3]
     """
     count = int(n * GREEN)
-    words = np.random.RandomState(key * last % (2**64 - 1) % 2**32).randint(2**32, size=count, dtype=np.uint32)
+    if not hasattr(generators, "mt19937"):
+        generators.mt19937 = np.random.RandomState()
+    generators.mt19937.seed(key * last % (2**64 - 1) % 2**32)
+    words = generators.mt19937.randint(2**32, size=count, dtype=np.uint32)
     ids = list(range(n))
     for i, step in enumerate((words % (n - np.arange(count))).tolist()):
         ids[i], ids[i + step] = ids[i + step], ids[i]
