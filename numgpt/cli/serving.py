@@ -54,12 +54,12 @@ def serve(args: argparse.Namespace) -> None:
             f"--host {args.host} lets other machines in: give them a key (--api-key, or NUMGPT_API_KEY in the "
             f"environment), or say --insecure"
         )
+    options = {"cache_dtype": args.cache, **watermark_options(args)}
     listening = bind(args.host, args.port)
     model = load_model(args)
     if count_params(model.config) < SMALL:
         stay_on_one_thread()
     name = args.name or (Path(args.model).name if os.sep in str(args.model) else str(args.model))
-    options = {"cache_dtype": args.cache, **watermark_options(args)}
     server = Server(model, name, options, batch_size=args.batch_size, queue=args.queue)
     access = access_for(args.host, args.allow_host, args.allow_origin, key)
     host, port = listening.getsockname()[:2]
