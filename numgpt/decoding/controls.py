@@ -14,6 +14,7 @@ import numpy as np
 
 from numgpt import sampling
 from numgpt.checks import check_option, is_integer, is_number
+from numgpt.decoding.watermark import ABOUT_NUMBER_KEY, green_list, is_number_key
 from numgpt.errors import OptionError
 from numgpt.sampling import OfLogits, Text
 
@@ -197,6 +198,7 @@ class Sampling(NamedTuple):
     min_new_tokens        0 or more; 0 for off
     presence_penalty      -2 to 2; 0 for off
     frequency_penalty     -2 to 2; 0 for off
+    green_list            a whole number, the key of a watermark (hashing_key in Transformers); None for off
     """
 
     temperature: float = 1.0
@@ -210,6 +212,7 @@ class Sampling(NamedTuple):
     min_new_tokens: int = 0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    green_list: int | None = None
 
 
 def check_sampling(options: Sampling, n_vocab: int | None = None) -> Sampling:
@@ -343,6 +346,12 @@ CONTROLS = (
         check=in_range("an integer of 0 or more; 0 for off", lambda x: is_integer(x) and x >= 0),
         bind=lambda minimum, start: partial(min_new_tokens, minimum=minimum, **start._asdict()),
         bans=True,
+    ),
+    Option(
+        name="green_list",
+        off=(None,),
+        check=in_range(f"{ABOUT_NUMBER_KEY}, or None for off", lambda x: x is None or is_number_key(x)),
+        bind=lambda key, start: partial(green_list, key=key),
     ),
     Option(
         name="temperature",
