@@ -68,8 +68,8 @@ def generate(
                     what stood before is forgotten. A prompt may then be longer than the context
     num_beams       above 1, search for the likeliest text with so many beams and draw nothing: `decoding.beam`, where
                     length_penalty and early_stopping are explained too. The ids come when the search is done
-    watermark       a key, a text of 1 to 64 bytes: the random numbers come from it and the four tokens before, instead of
-                    from the seed, so that `measure.watermarks` knows the text again by the key; see `decoding.watermark`
+    watermark       a key, a text of 1 to 64 bytes: the random numbers come from it and the four tokens before, instead
+                    of from the seed, so that `measure.watermarks` knows the text again by the key: `decoding.watermark`
     controls        temperature, top_k and so on: the fields of `decoding.controls.Sampling`
     Yields ids. It ends at the end-of-text id or one of stop_ids, which is not yielded, or with a stop string ("stop"),
     after max_new_tokens ("length") or where the next token would need a position past the context ("context", with a
