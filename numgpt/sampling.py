@@ -162,14 +162,22 @@ def draw(probabilities: np.ndarray, e: np.ndarray) -> int:
         return int(np.argmin(e / probabilities))
 
 
-def sample(logits: np.ndarray, text: Text, controls: Sequence[Control] = (), seed: int = 0, stream: int = 0) -> int:
+def sample(
+    logits: np.ndarray,
+    text: Text,
+    controls: Sequence[Control] = (),
+    seed: int = 0,
+    stream: int = 0,
+    position: int | None = None,
+) -> int:
     """Choose the token that follows a text.
 
-        p = softmax(controls(logits))           argmin_i E_i / p_i,   E = exponentials(seed, stream, position=T)
+        p = softmax(controls(logits))           argmin_i E_i / p_i,   E = exponentials(seed, stream, position)
 
     logits    [V]  float32 or float64; -inf for what may not come
-    text      [T]  the ids so far; their number is the position that the draw is bound to
+    text      [T]  the ids so far
     controls  functions (logits, text) -> logits, applied one after the other, such as OfLogits(top_k, 40)
+    position  what the draw is bound to; None: T, the place of the token
     Returns an id. All is computed in float64.
     Raises CheckpointError where the logits hold NaN or +inf, or nothing but -inf.
 
@@ -180,4 +188,5 @@ def sample(logits: np.ndarray, text: Text, controls: Sequence[Control] = (), see
     logits = logits.astype(np.float64)
     for control in controls:
         logits = control(logits, text)
-    return draw(softmax(logits), exponentials(seed, stream, len(text), len(logits)))
+    position = len(text) if position is None else position
+    return draw(softmax(logits), exponentials(seed, stream, position, len(logits)))

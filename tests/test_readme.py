@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = [ROOT / "README.md", *sorted(ROOT.glob("numgpt/**/README.md")), ROOT / "tests/reference/README.md"]
+FILES = [ROOT / "README.md", *sorted(ROOT.glob("numgpt/**/*.md")), ROOT / "tests/reference/README.md"]
 PAGES = {str(path.relative_to(ROOT)): path for path in FILES}
 FRONT = (ROOT / "README.md").read_text(encoding="utf-8")
 LESSON = (ROOT / "numgpt/README.md").read_text(encoding="utf-8")

@@ -15,11 +15,13 @@ from numgpt.cli.terminal import (
     Command,
     add_cache,
     add_precision,
+    add_watermark,
     given_text,
     load_model,
     note,
     require,
     reread_as_utf8,
+    watermark_options,
 )
 from numgpt.errors import NumgptError, OptionError
 
@@ -37,6 +39,7 @@ EXAMPLES = """examples:
   numgpt generate "The" --num-beams 5 --num-return-sequences 5
   numgpt generate "The" -n 3000 --overflow slide         past the context limit
   numgpt generate "He was born in" --regex " [0-9]{4}\\."  a form that the new text keeps to
+  numgpt generate "The" --watermark KEY                  found again by numgpt detect - --key KEY
   numgpt generate                                        from nothing: the end-of-text token
   numgpt generate --input prompts.jsonl --output out.jsonl     a job: start it again, and it goes on
   numgpt generate -- "- a list"                          a text that begins with a dash
@@ -180,6 +183,7 @@ def generate_options(args: argparse.Namespace, tokenizer: Tokenizer) -> dict[str
         options = {"temperature": TEMPERATURE, "top_k": TOP_K, **options}
     options |= {"cache_dtype": args.cache} if args.cache else {}
     options |= {"negative_prompt": reread_as_utf8(args.negative_prompt)} if args.negative_prompt is not None else {}
+    options |= watermark_options(args)
     options["stop_strings"] = [reread_as_utf8(stop) for stop in args.stop]
     options["bad_words"] = [tokenizer.encode_part(reread_as_utf8(text)) for text in args.bad_words] or None
     options["ban"] = [reread_as_utf8(text) for text in args.ban] or None
@@ -266,6 +270,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--logprobs", type=int, metavar="N", help=about_logprobs)
     add_precision(parser)
     add_cache(parser)
+    add_watermark(parser, "--watermark", "mark the text, so that numgpt detect --key KEY knows it again")
     add("--allow-special", action="store_true", help="read <|endoftext|> in the prompt as the token, not as text")
 
 

@@ -38,6 +38,7 @@ GROUPS = {  # name -> the module of this room that has it, and a line about it
         "score": ("scores", "show how well the model predicts a text: log-probabilities and perplexity"),
         "choose": ("choosing", "show how likely a text goes on in each of some ways: answers, labels"),
         "eval": ("evaluating", "run tasks of lm-evaluation-harness: accuracy, perplexity of a word"),
+        "detect": ("detecting", "look for a watermark in a text, or for hints that a model wrote it"),
         "explain": ("explaining", "make a page that shows all that a model computes of a text"),
         "trace": ("inside", "show every named intermediate of a run, or write them to a file"),
         "verify": ("verifying", "find where another implementation parts from this one, and why"),
@@ -101,7 +102,7 @@ def in_words_of_the_command_line(message: str, args: argparse.Namespace) -> str:
     for name in sorted(vars(args), key=len, reverse=True):
         flag = f"--{name.replace('_', '-')}"
         message = re.sub(rf"(?<![\w/.-]){name}\b" if "_" in name else rf"^{name}\b(?= is | goes )", flag, message)
-    for name, flag in ("stop_strings", "--stop"), ("cache_dtype", "--cache"):
+    for name, flag in ("stop_strings", "--stop"), ("cache_dtype", "--cache"), ("green_list", "--watermark"):
         message = re.sub(rf"(?<![\w/.-]){name}\b", flag, message)
     return message.replace(", or None or 0 for off", ", or 0 for off").replace(", or None for off", "; off without it")
 

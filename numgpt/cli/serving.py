@@ -9,7 +9,16 @@ import os
 import sys
 from pathlib import Path
 
-from numgpt.cli.terminal import Command, add_cache, add_precision, load_model, note, say
+from numgpt.cli.terminal import (
+    Command,
+    add_cache,
+    add_precision,
+    add_watermark,
+    load_model,
+    note,
+    say,
+    watermark_options,
+)
 from numgpt.errors import OptionError
 
 SMALL = 30_000_000  # parameters below which one thread multiplies, and the other cores are left to the clients
@@ -45,14 +54,14 @@ def serve(args: argparse.Namespace) -> None:
             f"--host {args.host} lets other machines in: give them a key (--api-key, or NUMGPT_API_KEY in the "
             f"environment), or say --insecure"
         )
+    options = {"cache_dtype": args.cache, **watermark_options(args)}
     listening = bind(args.host, args.port)
     model = load_model(args)
     if count_params(model.config) < SMALL:
         stay_on_one_thread()
     path = Path(args.model)
     name = args.name or (path.resolve().name if path.exists() else args.model)
-    limits = {"batch_size": args.batch_size, "queue": args.queue, "cache_dtype": args.cache}
-    server = Server(model, name, **limits)
+    server = Server(model, name, options, batch_size=args.batch_size, queue=args.queue)
     access = access_for(args.host, args.allow_host, args.allow_origin, key)
     host, port = listening.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -90,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--grace", type=float, default=10, metavar="S", help=about_grace)
     add_precision(parser)
     add_cache(parser)
+    add_watermark(parser, "--watermark", "mark all texts, so that numgpt detect --key KEY knows them again")
 
 
 COMMANDS = {

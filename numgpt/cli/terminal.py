@@ -185,6 +185,17 @@ def load_model(args: argparse.Namespace) -> Model:
     return Model(fit_tokenizer(model.config, tokenizer, args.tokenizer), model.params, tokenizer)
 
 
+def load_tokenizer_alone(args: argparse.Namespace) -> Tokenizer:
+    """Load the tokenizer that --tokenizer names, or that of the model of -m, for a command that reads no weights."""
+    from numgpt.hub.loading import load_tokenizer
+
+    name = args.tokenizer or args.model
+    tell_of_download(args, name)
+    if args.tokenizer:
+        return require(load_tokenizer(name), name)
+    return require(load_tokenizer(name, args.base, **given(args)), name)
+
+
 def how_to_load(args: argparse.Namespace) -> dict[str, Any]:
     """Return what the options say of the way in which a model is loaded, as `load` takes it."""
     return {
@@ -264,6 +275,37 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
     """Say what goes with a command that keeps keys and values."""
     about = "keep keys and values in half the room, rounded to 11 bits (default: as they are computed)"
     parser.add_argument("--cache", choices=["float16"], help=about)
+
+
+def add_watermark(parser: argparse.ArgumentParser, flag: str, about: str) -> None:
+    """Say what a watermark needs: the flag that has the key, and the scheme."""
+    parser.add_argument(flag, metavar="KEY", help=about)
+    about_scheme = (
+        "race: by how tokens are drawn, which changes no probability (default); green: by making some likelier, as "
+        "Transformers does, for text that is searched for, too; its KEY is a number"
+    )
+    parser.add_argument("--watermark-scheme", choices=["race", "green"], help=about_scheme)
+
+
+def watermark_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `generate` that --watermark and --watermark-scheme stand for."""
+    if args.watermark is None:
+        if args.watermark_scheme:
+            args.error("--watermark-scheme goes with --watermark KEY")
+        return {}
+    if args.watermark_scheme == "green":
+        return {"green_list": parse_number_key(args.watermark, "--watermark")}
+    return {"watermark": reread_as_utf8(args.watermark)}
+
+
+def parse_number_key(text: str, flag: str) -> int:
+    """Return the key of a green list, which is a number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise OptionError(
+            f"{flag} is {text!r:.80}, expected a whole number, as --watermark-scheme green has it"
+        ) from None
 
 
 def parse_ids(text: str, flag: str = "--ids") -> list[int]:

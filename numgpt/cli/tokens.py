@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from numgpt.cli.terminal import Command, given, needed_text, parse_ids, require, shown_piece, tell_of_download
+from numgpt.cli.terminal import Command, load_tokenizer_alone, needed_text, parse_ids, shown_piece
 
 EXAMPLES = """examples:
   numgpt tokenize "Hello, world"
@@ -17,14 +17,7 @@ EXAMPLES = """examples:
 
 def tokenize(args: argparse.Namespace) -> None:
     """numgpt tokenize: show the ids of a text, each with its piece, or the text of some ids."""
-    from numgpt.hub.loading import load_tokenizer
-
-    name = args.tokenizer or args.model
-    tell_of_download(args, name)
-    if args.tokenizer:
-        tokenizer = require(load_tokenizer(name), name)
-    else:
-        tokenizer = require(load_tokenizer(name, args.base, **given(args)), name)
+    tokenizer = load_tokenizer_alone(args)
     if args.decode is not None:
         if args.text is not None:
             args.error("give a text or --decode, not both")

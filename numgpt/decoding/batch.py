@@ -24,6 +24,7 @@ from numgpt.decoding.rules import (
     kept_at_overflow,
     new_cache,
     others_of,
+    source_of,
     start_of,
 )
 from numgpt.decoding.steering import Others, text_of_opinion
@@ -127,7 +128,7 @@ def begin(number: int, text: list[int], params: Params, config: Config, rules: R
 
 def choose_one(logits: np.ndarray, r: Running, params: Params, config: Config) -> int:
     """Choose the id that follows a text, from the logits [V] of its last position."""
-    return sample(logits[: config.n_tokens], r.text, r.controls, r.rules.seed, r.number)
+    return sample(logits[: config.n_tokens], r.text, r.controls, *source_of(r.text, r.prompt_length, r.rules, r.number))
 
 
 def choose_surely(logits: np.ndarray, r: Running, params: Params, config: Config) -> int:
@@ -144,17 +145,18 @@ def choose_surely(logits: np.ndarray, r: Running, params: Params, config: Config
 
 def choose_with_doubt(logits: np.ndarray, r: Running, config: Config) -> tuple[int, bool]:
     """Choose the id that follows a text, and tell whether rounding may decide which it is."""
-    text, controls, seed, logits = r.text, r.controls, r.rules.seed, logits[: config.n_tokens]
+    text, controls, logits = r.text, r.controls, logits[: config.n_tokens]
+    source = source_of(text, r.prompt_length, r.rules, r.number)
     if logits.dtype == np.float64:
-        return sample(logits, text, controls, seed, r.number), False
+        return sample(logits, text, controls, *source), False
     near = NEAR_ROUNDED if r.rules.cache_dtype else NEAR
     near *= sum(map(abs, r.others.weights)) if r.others else 1
-    i, lead = sample_with_lead(logits, text, controls, seed, r.number)
+    i, lead = sample_with_lead(logits, text, controls, *source)
     if lead > near:
         return i, False
     handicapped = logits.copy()
     handicapped[i] -= near
-    return i, sample(handicapped, text, controls, seed, r.number) != i
+    return i, sample(handicapped, text, controls, *source) != i
 
 
 def choose_exactly(r: Running, params: Params, config: Config) -> int:

@@ -16,6 +16,7 @@ from numgpt import sampling
 from numgpt.checks import check_option, is_integer, is_number
 from numgpt.decoding.banned import ban_texts, check_ban
 from numgpt.decoding.form import check_regex, keep_form
+from numgpt.decoding.watermark import ABOUT_NUMBER_KEY, green_list, is_number_key
 from numgpt.errors import OptionError
 from numgpt.sampling import OfLogits, Text
 
@@ -201,6 +202,7 @@ class Sampling(NamedTuple):
     frequency_penalty     -2 to 2; 0 for off
     ban                   a list of texts that must not come, however they are cut into tokens; None for off
     regex                 a pattern that the new text has to match as a whole, see `decoding.form`; None for off
+    green_list            a whole number, the key of a watermark (hashing_key in Transformers); None for off
     """
 
     temperature: float = 1.0
@@ -216,6 +218,7 @@ class Sampling(NamedTuple):
     frequency_penalty: float = 0.0
     ban: Sequence[str] | None = None
     regex: str | None = None
+    green_list: int | None = None
 
 
 def check_sampling(options: Sampling, n_vocab: int | None = None) -> Sampling:
@@ -366,6 +369,12 @@ CONTROLS = (
         check=check_regex,
         bind=lambda pattern, start: partial(keep_form, pattern=pattern, **start._asdict()),
         bans=True,
+    ),
+    Option(
+        name="green_list",
+        off=(None,),
+        check=in_range(f"{ABOUT_NUMBER_KEY}, or None for off", lambda x: x is None or is_number_key(x)),
+        bind=lambda key, start: partial(green_list, key=key),
     ),
     Option(
         name="temperature",

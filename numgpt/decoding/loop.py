@@ -72,6 +72,8 @@ def generate(
     guidance_scale  other than 1, lead away from what follows another prompt: `decoding.steering.guidance`
     negative_prompt that prompt, as text or ids; None: the last id of this one alone
     steering        what other models say of the next token: `decoding.steering.contrast` and `experts`
+    watermark       a key, a text of 1 to 64 bytes: the random numbers come from it and the four tokens before, not from
+                    the seed, so that `measure.watermarks` knows the text again: see `decoding.watermark`
     controls        temperature, top_k and so on: the fields of `decoding.controls.Sampling`
     Yields ids. It ends at the end-of-text id or one of stop_ids, which is not yielded, or with a stop string ("stop"),
     after max_new_tokens ("length") or where the next token would need a position past the context ("context", with a

@@ -23,6 +23,7 @@ from numgpt.config import Config
 from numgpt.decoding.controls import Sampling, Start, check_sampling, controls_of
 from numgpt.decoding.form import form_of
 from numgpt.decoding.steering import Others, Steering, check_scale, check_steering, guidance
+from numgpt.decoding.watermark import ABOUT_KEY, Source, is_key, marked_source
 from numgpt.errors import ContextError, OptionError, TokenError
 from numgpt.fast.sampling import sample
 from numgpt.generation import Choose
@@ -76,6 +77,7 @@ class Rules(NamedTuple):
     guidance_scale: float
     negative_prompt: tuple[int, ...] | None
     steering: Steering | None
+    watermark: str | None
 
 
 def check_rules(
@@ -94,6 +96,7 @@ def check_rules(
     guidance_scale: float = 1,
     negative_prompt: str | Ids | None = None,
     steering: Steering | None = None,
+    watermark: str | None = None,
     **controls: Any,
 ) -> Rules:
     """Return the options as rules. Raises OptionError for a name that is none, and for a value out of its range."""
@@ -116,8 +119,10 @@ def check_rules(
         check_steering(steering, config)
     if steering is not None or guidance_scale != 1:
         check_alone(num_beams, overflow, both=steering is not None and guidance_scale != 1)
+    check_watermark(watermark, sampling)
     of_beams, opinions = (num_beams, length_penalty, early_stopping), (guidance_scale, negative, steering)
-    return Rules(max_new_tokens, seed, sampling, stops, strings, tokenizer, overflow, *of_beams, cache_dtype, *opinions)
+    ends = max_new_tokens, seed, sampling, stops, strings, tokenizer, overflow
+    return Rules(*ends, *of_beams, cache_dtype, *opinions, watermark)
 
 
 def known_options() -> list[str]:
@@ -209,6 +214,16 @@ def others_of(text: list[int], params: Params, config: Config, rules: Rules) -> 
     return None if steering is None else Others(steering, text, rules.max_new_tokens, rules.cache_dtype)
 
 
+def check_watermark(key: str | None, controls: Sampling) -> None:
+    """Raise OptionError unless this is a key, and tokens are drawn that can bear its mark."""
+    check_option("watermark", key, key is None or is_key(key), f"{ABOUT_KEY}, or None for off")
+    if key is not None and controls.temperature == 0:
+        raise OptionError(
+            "watermark marks what is drawn, and at temperature 0 and by beams nothing is: "
+            "sample at a temperature above 0, or use the other scheme, the green list"
+        )
+
+
 def positions_of(length: int, config: Config, rules: Rules) -> int:
     """Return how many positions a text of so many ids may come to need: all but its last new one, and all guesses."""
     return min(length + max(int(rules.max_new_tokens) - 1, 0), config.n_ctx)
@@ -296,7 +311,17 @@ def chooser(prompt_length: int, config: Config, rules: Rules, stream: int) -> Ch
     Padding of the embedding is never chosen.
     """
     controls = controls_of(rules.controls, start_of(prompt_length, rules))
-    return lambda logits, text: sample(logits[: config.n_tokens], text, controls, rules.seed, stream)
+
+    def choose(logits: np.ndarray, text: list[int]) -> int:
+        return sample(logits[: config.n_tokens], text, controls, *source_of(text, prompt_length, rules, stream))
+
+    return choose
+
+
+def source_of(text: list[int], prompt_length: int, rules: Rules, stream: int) -> Source:
+    """Return where the random numbers of the next token come from: its place in the text, or a watermark."""
+    marked = None if rules.watermark is None else marked_source(text, prompt_length, rules.watermark)
+    return marked or (rules.seed, stream, len(text))
 
 
 def end_of(text: list[int], prompt_length: int, config: Config, rules: Rules) -> str:

@@ -58,7 +58,14 @@ def most_kept(controls: Sequence[OfLogits]) -> int | None:
     return None
 
 
-def sample(logits: np.ndarray, text: Text, controls: Sequence[Control] = (), seed: int = 0, stream: int = 0) -> int:
+def sample(
+    logits: np.ndarray,
+    text: Text,
+    controls: Sequence[Control] = (),
+    seed: int = 0,
+    stream: int = 0,
+    position: int | None = None,
+) -> int:
     """What `sampling.sample` returns, sooner. Arguments and errors are the same.
 
     Controls that look at the text have to stand before those that look at the logits alone.
@@ -66,12 +73,17 @@ def sample(logits: np.ndarray, text: Text, controls: Sequence[Control] = (), see
     >>> sample(np.array([0.0, 2.0, 1.0]), text=[7, 8], controls=[OfLogits(top_k, 1)])
     1
     """
-    ids, logits, clocks = narrowed(logits, text, controls, seed, stream)
+    ids, logits, clocks = narrowed(logits, text, controls, seed, stream, position)
     return int(ids[draw(softmax(logits), clocks)])
 
 
 def sample_with_lead(
-    logits: np.ndarray, text: Text, controls: Sequence[Control] = (), seed: int = 0, stream: int = 0
+    logits: np.ndarray,
+    text: Text,
+    controls: Sequence[Control] = (),
+    seed: int = 0,
+    stream: int = 0,
+    position: int | None = None,
 ) -> tuple[int, float]:
     """What `sample` returns, and by how much lower its logit may be so that it is returned still, or 0 if not known.
 
@@ -82,7 +94,7 @@ def sample_with_lead(
     >>> sample_with_lead(np.array([0.0, 2.0, 1.25]), text=[7, 8], controls=[OfLogits(temperature, 0)])
     (1, 0.75)
     """
-    ids, left, clocks = narrowed(logits, text, controls, seed, stream)
+    ids, left, clocks = narrowed(logits, text, controls, seed, stream, position)
     probabilities = softmax(left)
     at = draw(probabilities, clocks)
     i, lead = int(ids[at]), math.inf
@@ -105,7 +117,7 @@ def sample_with_lead(
 
 
 def narrowed(
-    logits: np.ndarray, text: Text, controls: Sequence[Control], seed: int, stream: int
+    logits: np.ndarray, text: Text, controls: Sequence[Control], seed: int, stream: int, position: int | None
 ) -> tuple[Sequence[int] | np.ndarray, np.ndarray, np.ndarray]:
     """Return the ids that are left after all controls, in ascending order, with their logits in float64 and clocks."""
     check_finite(logits, position=len(text))
@@ -130,6 +142,7 @@ def narrowed(
     if logits.min() == -math.inf:
         left = np.flatnonzero(logits > -math.inf)
         kept, logits = left if kept is None else kept[left], logits[left]
+    position = len(text) if position is None else position
     if kept is None:
-        return range(len(logits)), logits, exponentials_of(random_words(seed, stream, len(text), len(logits)))
-    return kept, logits, exponentials_of(random_words(seed, stream, len(text), int(kept[-1]) + 1)[kept])
+        return range(len(logits)), logits, exponentials_of(random_words(seed, stream, position, len(logits)))
+    return kept, logits, exponentials_of(random_words(seed, stream, position, int(kept[-1]) + 1)[kept])

@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from numgpt.decoding.rules import check_rules
 from numgpt.errors import TokenError
 from numgpt.model import Model, tokenizer_of
 from numgpt.pages.explanation import Explanation, explain
@@ -74,14 +75,16 @@ class Mailbox:
 class Server:
     """A model behind an API: what its routes have in common.
 
-    name         what the model is called
-    cache_dtype  as `generate` has it
-    limits       those of Engine
+    name     what the model is called
+    options  of `generate`, for all clients: cache_dtype, watermark, green_list
+    limits   those of Engine
+    Raises OptionError for an option that is none.
     """
 
-    def __init__(self, model: Model, name: str, cache_dtype: str | None = None, **limits: Any) -> None:
+    def __init__(self, model: Model, name: str, options: Mapping[str, Any] = {}, **limits: Any) -> None:
         self.model, self.name, self.tokenizer, self.started = model, name, tokenizer_of(model), int(time.time())
-        self.cache_dtype = cache_dtype
+        check_rules(model.config, max_new_tokens=0, **options)
+        self.options = options
         self.page, self.policy = page_of(name)
         self.explaining: asyncio.Future[Explanation] | None = None
         self.engine = Engine(model, self._tell_from_thread, **limits)
@@ -139,7 +142,7 @@ class Server:
 
     async def complete(self, request: Request, body: Part) -> Response:
         """POST /v1/completions"""
-        asked = await asyncio.to_thread(fields.asked_of, body, self.model, self.name, self.cache_dtype)
+        asked = await asyncio.to_thread(fields.asked_of, body, self.model, self.name, **self.options)
         answer, mailbox = Answer(self.name, asked), Mailbox(asked, self)
         texts, read = len(mailbox.choices), sum(map(len, asked.ids))
         request.scope["numgpt.log"] = f" texts={texts} prompt_tokens={read}"

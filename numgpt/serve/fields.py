@@ -157,11 +157,11 @@ def count_from(least: int, most: int) -> Callable[[Any], bool]:
     return lambda value: is_integer(value) and least <= value <= most
 
 
-def asked_of(body: Mapping[str, Any], model: Model, name: str, cache_dtype: str | None = None) -> Asked:
+def asked_of(body: Mapping[str, Any], model: Model, name: str, **of_server: Any) -> Asked:
     """Return what the body of a request for completions asks for.
 
-    name         what the model is called: another one is not found
-    cache_dtype  as `generate` has it
+    name       what the model is called: another one is not found
+    of_server  the options of `generate` that the server sets, for all clients
     Raises Refused with the name of the field that is wrong.
     """
     check_fields(body, COMPLETIONS, "/v1/completions")
@@ -176,7 +176,7 @@ def asked_of(body: Mapping[str, Any], model: Model, name: str, cache_dtype: str 
     if options and not stream:
         raise Refused(400, "stream_options goes with stream: true", "stream_options")
     check_fields(options, ("include_usage",), "stream_options")
-    rules, texts = rules_of(body, model, cache_dtype), len(prompts) * n
+    rules, texts = rules_of(body, model, **of_server), len(prompts) * n
     if rules.max_new_tokens * texts > MOST_TOKENS:
         expected = f"at most {MOST_TOKENS // texts} for {texts} texts"
         raise Refused(400, f"max_tokens is {rules.max_new_tokens}, expected {expected}", "max_tokens")
@@ -251,7 +251,7 @@ def longest_piece(tokenizer: Tokenizer) -> int:
     return max(map(len, tokenizer.pieces(range(len(tokenizer)))))
 
 
-def rules_of(body: Mapping[str, Any], model: Model, cache_dtype: str | None = None) -> Rules:
+def rules_of(body: Mapping[str, Any], model: Model, **of_server: Any) -> Rules:
     """Return how the texts go on and where they end. The defaults are OpenAI's: 16 tokens of the model's own choice."""
     stops, banned = texts_of(body, "stop"), texts_of(body, "ban")
     expected = f"a pattern of 1 to {LONGEST_PATTERN} characters"
@@ -269,11 +269,11 @@ def rules_of(body: Mapping[str, Any], model: Model, cache_dtype: str | None = No
             seed=value_of(body, "seed", random_seed(), count_from(0, 2**64 - 1), "an integer from 0 to 2^64 - 1"),
             stop_strings=stops,
             tokenizer=model.tokenizer,
-            cache_dtype=cache_dtype,
             logit_bias=bias_of(body),
             ban=banned,
             regex=pattern,
             negative_prompt=negative,
+            **of_server,
             **options,
         )
     except (NumgptError, UnicodeEncodeError) as error:  # the latter: a lone surrogate in stop

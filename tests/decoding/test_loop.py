@@ -162,9 +162,9 @@ def test_without_a_seed_every_call_gives_other_ids():
 def test_without_a_seed_the_seed_is_fixed_for_the_whole_text(monkeypatch):
     seeds = []
 
-    def spy(logits, text, controls, seed, stream):
+    def spy(logits, text, controls, seed, stream, position):
         seeds.append(seed)
-        return sample_fast(logits, text, controls, seed, stream)
+        return sample_fast(logits, text, controls, seed, stream, position)
 
     monkeypatch.setattr("numgpt.decoding.rules.sample", spy)
     found = new_ids(n=11, seed=None)

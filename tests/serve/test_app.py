@@ -18,6 +18,7 @@ from support.serving import served, small
 
 import numgpt
 from numgpt.cli import main as cli
+from numgpt.serve.app import Server
 
 MODEL = small()
 TOKENIZER = MODEL.tokenizer
@@ -64,6 +65,19 @@ def test_a_text_keeps_to_a_form_and_leaves_out_what_is_banned(client):
         assert choice["finish_reason"] == "stop"
         assert re.fullmatch("(?s)[^a]{3}[b-y]{2,20}", choice["text"])
         assert not re.search("e|th", choice["text"])
+
+
+@pytest.mark.parametrize("options", [{"watermark": "secret"}, {"green_list": 15485863}])
+def test_a_server_may_mark_all_that_it_writes(options):
+    with served(MODEL, options=options) as marking:
+        text = marking.complete(prompt=PROMPT, max_tokens=50, seed=5)["choices"][0]["text"]
+        greedy = marking.post(prompt=PROMPT, max_tokens=5, temperature=0)
+    assert text == numgpt.complete(MODEL, PROMPT, max_new_tokens=50, seed=5, **options)
+    assert text != numgpt.complete(MODEL, PROMPT, max_new_tokens=50, seed=5)
+    if "watermark" in options:
+        assert (greedy.status_code, greedy.json()["error"]["param"]) == (400, "temperature")
+    with pytest.raises(numgpt.OptionError, match="expected"):
+        Server(MODEL, "small", dict.fromkeys(options, ""))
 
 
 def test_the_command_line_writes_the_same(client, tmp_path, capsys):
