@@ -30,6 +30,7 @@ from numgpt.checkpoint.disk import try_lock
 from numgpt.checks import check_count, finite
 from numgpt.decoding.batch import choose_surely, run
 from numgpt.decoding.beam import search
+from numgpt.decoding.healing import take_back
 from numgpt.decoding.rules import Rules, check_prompt, check_rules
 from numgpt.decoding.text import start_ids, text_of
 from numgpt.errors import ContextError, OptionError, TokenError
@@ -170,7 +171,7 @@ def stream_job(
 def check_settings(job: Job, model: Model) -> None:
     """Raise OptionError for a setting out of its range, before anything is read or written."""
     tokenizer_of(model)
-    options = {name: value for name, value in job.settings.items() if name != "allow_special"}
+    options = {name: value for name, value in job.settings.items() if name not in ("allow_special", "heal")}
     if job.kind == "generate":
         check_rules(model.config, tokenizer=model.tokenizer, **options)
     elif job.kind == "choose":
@@ -195,7 +196,7 @@ def complete_lines(
 ) -> Iterator[Outcome]:
     """Continue the text of each line."""
     tokenizer, config = tokenizer_of(model), model.config
-    started: dict[int, tuple[Line, Sequence[str]]] = {}  # a line, and the strings at which it stops
+    started: dict[int, tuple[Line, Sequence[str], str]] = {}  # a line, where it stops, and what it writes anew
     ready: list[Outcome] = []  # of lines that are refused, or searched for and not drawn
 
     def prompts() -> Iterator[tuple[int, list[int], Rules]]:
@@ -203,14 +204,18 @@ def complete_lines(
             own = {**options, **line.options}
             if line.options.get("num_beams", 1) != 1:  # a search draws nothing, whatever the job does elsewhere
                 own = {name: x for name, x in own.items() if name not in DRAWING or name in line.options}
+            heal = own.pop("heal", False)
             try:
-                rules = check_rules(config, tokenizer=tokenizer, **own)
-                ids = start_ids(model, tokenizer.encode(line.text, allow_special=allow_special))
+                before, last = tokenizer.encode(line.text, allow_special=allow_special), ""
+                if heal:
+                    before, last = take_back(line.text, tokenizer, allow_special)
+                rules = check_rules(config, tokenizer=tokenizer, **own, begins_with=last or None)
+                ids = start_ids(model, before)
                 text = check_prompt(ids, config, rules.overflow)
             except (TokenError, ContextError, OptionError) as error:
                 ready.append((line.number, str(error)))
                 continue
-            started[line.number] = line, own.get("stop_strings", ())
+            started[line.number] = line, own.get("stop_strings", ()), last
             if rules.num_beams > 1:
                 best = search(text, model.params, config, rules)[0]
                 ready.append(outcome(line.number, best.ids, best.finish_reason))
@@ -218,9 +223,14 @@ def complete_lines(
                 yield line.number, text, rules
 
     def outcome(number: int, ids: list[int], finish_reason: str) -> Outcome:
-        line, stops = started.pop(number)
+        line, stops, last = started.pop(number)
         result = {"line": number, "id": line.id, **line.others, "prompt": line.text}
-        return number, {**result, "text": text_of(ids, tokenizer, stops), "ids": ids, "finish_reason": finish_reason}
+        return number, {
+            **result,
+            "text": text_of(ids, tokenizer, stops, last),
+            "ids": ids,
+            "finish_reason": finish_reason,
+        }
 
     for done in run(prompts(), model.params, config, batch_size, choose_next=choose_surely):
         yield outcome(done.number, done.ids, done.finish_reason)

@@ -19,7 +19,7 @@ from numgpt.errors import TokenError
 
 KEYS = {"generate": "prompt", "score": "text", "choose": "prompt"}  # of the text of a line, by the kind of the job
 OPTIONS_OF_SCORE = ("context", "stride", "bos")
-NOT_OF_A_LINE = (*OF_THE_LOOP, "tokenizer")  # what a line can't say
+NOT_OF_A_LINE = (*OF_THE_LOOP, "tokenizer", "steering", "begins_with")  # what a line can't say
 LONGEST = 1 << 24  # bytes of a line of input
 
 Report = Callable[[int, str], None]  # takes the number of a bad line and the reason
@@ -110,7 +110,7 @@ def own_options(line: dict[str, Any], kind: str) -> tuple[dict[str, Any], dict[s
     """
     known = {"score": [*OPTIONS_OF_SCORE], "choose": ["choices"]}.get(kind)
     elsewhere = {} if known else IN_TRANSFORMERS
-    known = known or [name for name in known_options() if name not in NOT_OF_A_LINE]
+    known = known or ["heal", *(name for name in known_options() if name not in NOT_OF_A_LINE)]
     options, others = {}, {}
     for name, value in line.items():
         if name in known:

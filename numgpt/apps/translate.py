@@ -4,7 +4,7 @@ Source: Radford et al. 2019, section 3.7: greedy decoding, of which the first se
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from numgpt.apps.sentences import first_sentences, split_sentences
 from numgpt.decoding.text import stream
@@ -69,7 +69,7 @@ def translate(
         for sentence in filter(None, map(str.strip, split_sentences(line))):
             shown, prompt, most = fitting_prompt(model, sentence, pairs)
             found = ""
-            options = {"max_new_tokens": most, "temperature": 0, "cache_dtype": cache_dtype}
+            options: dict[str, Any] = {"max_new_tokens": most, "temperature": 0, "cache_dtype": cache_dtype}
             for piece in stream(model, prompt, stop_strings=["\n"], **options):
                 found += piece
                 if len(split_sentences(found)) > 1:

@@ -54,6 +54,7 @@ OPTIONS = (  # of `numgpt generate`, by the names that they have in Python; thos
 
 def generate(args: argparse.Namespace) -> None:
     """numgpt generate: show the prompt and what follows it, token by token, or several texts."""
+    from numgpt.decoding.healing import take_back
     from numgpt.decoding.rules import random_seed
     from numgpt.decoding.text import start_ids
 
@@ -61,14 +62,17 @@ def generate(args: argparse.Namespace) -> None:
     model = load_model(args)
     tokenizer = require(model.tokenizer, args.model)
     if args.input is not None:
-        job(args, model, generate_options(args, tokenizer))
+        job(args, model, {**generate_options(args, tokenizer), **({"heal": True} if args.heal else {})})
         return
     prompt = given_text(args, args.prompt) or ""
     if args.prompt in (None, "-"):
         prompt = prompt.removesuffix("\n")  # the end of the last line of what is piped, which is not meant
-    ids = start_ids(model, tokenizer.encode(prompt, allow_special=args.allow_special))
+    before, last = tokenizer.encode(prompt, allow_special=args.allow_special), ""
+    if args.heal:
+        before, last = take_back(prompt, tokenizer, args.allow_special)
+    ids = start_ids(model, before)
     seed = random_seed() if args.seed is None else args.seed
-    options = {**generate_options(args, tokenizer), **second_opinion(args), "seed": seed}
+    options = {**generate_options(args, tokenizer), **second_opinion(args), "seed": seed, "begins_with": last or None}
     draws = options.get("temperature", 0) != 0  # a search has none
     count, start = 0, time.perf_counter()
     for text, done in texts(args, model, prompt, ids, options):
@@ -128,7 +132,7 @@ def texts(
     batch = complete_batch([ids], model.params, model.config, **options)
     tell_seed()
     for done in sorted(batch):
-        text = text_of(done.ids, tokenizer_of(model), options["stop_strings"])
+        text = text_of(done.ids, tokenizer_of(model), options["stop_strings"], options["begins_with"])
         show(args, "\n" * (done.number > 0) + prompt + text)
         yield text, done
 
@@ -235,6 +239,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=float, metavar="P", help="keep the fewest tokens that reach this probability together")
     add("--min-p", type=float, metavar="P", help="keep the tokens at least P times as likely as the likeliest")
     add("--repetition-penalty", type=float, metavar="R", help="above 1: avoid tokens already there")
+    add("--heal", action="store_true", help="let the last word of the prompt go on as if it had not been cut there")
     about_guidance = "above 1: follow the prompt more closely, away from the negative one, or from nothing"
     add("--guidance-scale", type=float, metavar="S", help=about_guidance)
     add("--negative-prompt", metavar="TEXT", help="what --guidance-scale leads away from")

@@ -16,6 +16,7 @@ from numgpt import sampling
 from numgpt.checks import check_option, is_integer, is_number
 from numgpt.decoding.banned import ban_texts, check_ban
 from numgpt.decoding.form import check_regex, keep_form
+from numgpt.decoding.healing import begin_with, check_start
 from numgpt.decoding.watermark import ABOUT_NUMBER_KEY, green_list, is_number_key
 from numgpt.errors import OptionError
 from numgpt.sampling import OfLogits, Text
@@ -202,6 +203,7 @@ class Sampling(NamedTuple):
     frequency_penalty     -2 to 2; 0 for off
     ban                   a list of texts that must not come, however they are cut into tokens; None for off
     regex                 a pattern that the new text has to match as a whole, see `decoding.form`; None for off
+    begins_with           the end of the prompt, taken off to be written anew, see `decoding.healing`; None for off
     green_list            a whole number, the key of a watermark (hashing_key in Transformers); None for off
     """
 
@@ -219,6 +221,7 @@ class Sampling(NamedTuple):
     ban: Sequence[str] | None = None
     regex: str | None = None
     green_list: int | None = None
+    begins_with: str | None = None
 
 
 def check_sampling(options: Sampling, n_vocab: int | None = None) -> Sampling:
@@ -368,6 +371,15 @@ CONTROLS = (
         off=(None,),
         check=check_regex,
         bind=lambda pattern, start: partial(keep_form, pattern=pattern, **start._asdict()),
+        bans=True,
+    ),
+    Option(
+        name="begins_with",
+        off=(None,),
+        check=check_start,
+        bind=lambda text, start: partial(
+            begin_with, start=text, prompt_length=start.prompt_length, tokenizer=start.tokenizer
+        ),
         bans=True,
     ),
     Option(

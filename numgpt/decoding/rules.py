@@ -110,7 +110,10 @@ def check_rules(
     check_seed("seed", seed)
     stops = check_stop_ids(stop_ids, config)
     strings = check_stop_strings(stop_strings)
-    check_tokenizer(tokenizer, {"stop_strings": strings, "ban": sampling.ban, "regex": sampling.regex})
+    of_text = {name: getattr(sampling, name) for name in ("ban", "regex", "begins_with")}
+    check_tokenizer(tokenizer, {"stop_strings": strings, **of_text})
+    if sampling.regex is not None and sampling.begins_with is not None:
+        raise OptionError("regex is about the whole new text, and begins_with (heal) writes a part of the prompt anew")
     check_option("overflow", overflow, overflow in ("stop", "slide"), "'stop' or 'slide'")
     check_beams(num_beams, length_penalty, early_stopping, overflow, sampling)
     check_cache_dtype(cache_dtype)
@@ -290,7 +293,10 @@ def ends_at(new_ids: list[int], rules: Rules) -> bool:
     if not rules.stop_strings or rules.tokenizer is None:
         return False
     longest = max(map(len, rules.stop_strings))  # each id has a byte or more
-    tail = b"".join(rules.tokenizer.pieces(new_ids[-longest:]))
+    if rules.controls.begins_with:  # which is no new text
+        tail = b"".join(rules.tokenizer.pieces(new_ids))[len(rules.controls.begins_with.encode()) :]
+    else:
+        tail = b"".join(rules.tokenizer.pieces(new_ids[-longest:]))
     return any(stop in tail for stop in rules.stop_strings)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from numgpt import fast
+from numgpt.decoding.healing import take_back
 from numgpt.decoding.lookup import PromptLookup
 from numgpt.decoding.loop import generate
 from numgpt.errors import TokenError
@@ -25,12 +26,16 @@ class Stream(Iterator[str]):
     """
 
     def __init__(
-        self, steps: Generator[int, None, str], tokenizer: Tokenizer, stop_strings: Sequence[str] = ()
+        self,
+        steps: Generator[int, None, str],
+        tokenizer: Tokenizer,
+        stop_strings: Sequence[str] = (),
+        begins_with: str | None = None,
     ) -> None:
         self.ids: list[int] = []
         self.finish_reason = "interrupted"
         self._steps = steps
-        self._pieces = until(tokenizer.decode_stream(self._watched()), stop_strings)
+        self._pieces = until(behind(tokenizer.decode_stream(self._watched()), begins_with), stop_strings)
 
     def _watched(self) -> Iterator[int]:
         """Pass on the ids that come, and keep them, and the reason with which they end."""
@@ -79,13 +84,15 @@ def stream_ids(
         stop_strings=stop_strings,
         tokenizer=tokenizer,
     )
-    return Stream(steps, tokenizer, stop_strings)
+    return Stream(steps, tokenizer, stop_strings, options.get("begins_with"))
 
 
-def stream(model: Model, prompt: str, **options: Any) -> Stream:
+def stream(model: Model, prompt: str, *, heal: bool = False, **options: Any) -> Stream:
     """Yield the text that follows a prompt, piece by piece, each character as soon as its last byte is there.
 
     prompt   a text; an empty one stands for the end-of-text token, after which a new text begins
+    heal     let the last word of the prompt go on as if it had not been cut there: see `decoding.healing`. Its tokens
+             are written anew, and count as new ones; its text is not told again
     options  those of `stream_ids`, max_new_tokens and stop_strings first
     Returns a Stream, which has the ids and the reason of the end besides.
     Raises, when called, what `stream_ids` raises.
@@ -96,7 +103,10 @@ def stream(model: Model, prompt: str, **options: Any) -> Stream:
     >>> list(text), text.finish_reason
     ([' was', ' a', ' great', ' man', 'y '], 'stop')
     """
-    return stream_ids(model, tokenizer_of(model).encode(prompt), **options)
+    if not heal:
+        return stream_ids(model, tokenizer_of(model).encode(prompt), **options)
+    ids, last = take_back(prompt, tokenizer_of(model))
+    return stream_ids(model, ids, begins_with=last or None, **options)
 
 
 def complete(model: Model, prompt: str, **options: Any) -> str:
@@ -112,7 +122,9 @@ def complete(model: Model, prompt: str, **options: Any) -> str:
     return "".join(stream(model, prompt, **options))
 
 
-def text_of(ids: Iterable[int], tokenizer: Tokenizer, stop_strings: Sequence[str] = ()) -> str:
+def text_of(
+    ids: Iterable[int], tokenizer: Tokenizer, stop_strings: Sequence[str] = (), begins_with: str | None = None
+) -> str:
     """Return the text of new ids that are there already, up to the first of some strings: that of a batch, or of beams.
 
     >>> import numgpt
@@ -120,7 +132,7 @@ def text_of(ids: Iterable[int], tokenizer: Tokenizer, stop_strings: Sequence[str
     >>> text_of(tokenizer.encode("a king. The end"), tokenizer, [". The"])
     'a king'
     """
-    return "".join(until(tokenizer.decode_stream(ids), stop_strings))
+    return "".join(until(behind(tokenizer.decode_stream(ids), begins_with), stop_strings))
 
 
 def start_ids(model: Model, ids: Ids) -> Ids:
@@ -133,6 +145,19 @@ def start_ids(model: Model, ids: Ids) -> Ids:
     if model.config.start_id is None:
         raise TokenError("the prompt is empty, and the model has no end-of-text to start from: give some text")
     return [model.config.start_id]
+
+
+def behind(pieces: Iterable[str], start: str | None) -> Iterator[str]:
+    """Leave out the beginning of a text that comes piece by piece.
+
+    >>> list(behind([" capi", "tal", " of"], " cap"))
+    ['i', 'tal', ' of']
+    """
+    left = len(start or "")
+    for piece in pieces:
+        if piece[left:]:
+            yield piece[left:]
+        left = max(left - len(piece), 0)
 
 
 def until(pieces: Iterable[str], stop_strings: Sequence[str]) -> Iterator[str]:

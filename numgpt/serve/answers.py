@@ -49,12 +49,16 @@ class Choice:
 
     def __init__(self, number: int, asked: Asked, tokenizer: Tokenizer, listener: Any = None) -> None:
         self.number, self.asked, self.tokenizer, self.listener = number, asked, tokenizer, listener
-        self.prompt, ids = asked.prompts[number // asked.n], asked.ids[number // asked.n]
+        self.prompt = asked.prompts[number // asked.n]
         scores_prompt = asked.echo and asked.logprobs is not None
-        self.text = Text(ids, asked.rules, number, asked.logprobs, scores_prompt, listener=self)
+        rules, last = asked.rules, self.prompt.last
+        if last:
+            rules = rules._replace(controls=rules.controls._replace(begins_with=last))
+        self.text = Text(self.prompt.ids, rules, number, asked.logprobs, scores_prompt, listener=self)
         self.count = 0  # of new tokens
         self._is_new = True
-        self._of_prompt, self._of_text = Decoder(tokenizer), Decoder(tokenizer, len(self.prompt))
+        self._of_prompt, self._of_text = Decoder(tokenizer), Decoder(tokenizer, len(self.prompt.text) - len(last))
+        self._again = len(last)  # characters that the prompt has already
         self._held = ""  # what may become a stop string
 
     def hear(self, news: News) -> Part:
@@ -70,6 +74,7 @@ class Choice:
                 text += self._of_text.take(news.token.id)
         if news.is_last:
             text += self._of_text.end()
+        text, self._again = text[self._again :], max(self._again - len(text), 0)
         text, self._held, _ = cut(self._held + text, [stop.decode() for stop in asked.rules.stop_strings])
         if news.is_last:
             text, self._held = text + self._held, ""
@@ -82,7 +87,7 @@ class Choice:
             part["token_ids"] = [news.token.id] if news.token else []
         if self._is_new:
             self._is_new = False
-            part["text"] = self.prompt * asked.echo + text
+            part["text"] = self.prompt.text * asked.echo + text
             if asked.return_token_ids:
                 part["prompt_token_ids"] = self.text.ids
         return part
@@ -152,5 +157,5 @@ class Answer:
 
     def usage(self, choices: Iterable[Choice]) -> Part:
         """Return how many tokens were read and made. A prompt counts once, however many texts are made of it."""
-        read, made = sum(map(len, self.asked.ids)), sum(choice.count for choice in choices)
+        read, made = sum(len(prompt.ids) for prompt in self.asked.prompts), sum(choice.count for choice in choices)
         return {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made}

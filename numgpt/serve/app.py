@@ -144,7 +144,7 @@ class Server:
         """POST /v1/completions"""
         asked = await asyncio.to_thread(fields.asked_of, body, self.model, self.name, **self.options)
         answer, mailbox = Answer(self.name, asked), Mailbox(asked, self)
-        texts, read = len(mailbox.choices), sum(map(len, asked.ids))
+        texts, read = len(mailbox.choices), sum(len(prompt.ids) for prompt in asked.prompts)
         request.scope["numgpt.log"] = f" texts={texts} prompt_tokens={read}"
         if asked.stream:
             return Events(mailbox, answer)
@@ -203,7 +203,8 @@ class Server:
         fields.check_fields(body, ("model", "prompt", "allow_special"), "/explain")
         fields.check_model(body, self.name)
         special = value_of(body, "allow_special", False, fields.is_bool, "true or false")
-        _, [ids, *more] = fields.prompts_of(body.get("prompt"), self.model, self.tokenizer, special)
+        [first, *more] = fields.prompts_of(body.get("prompt"), self.model, self.tokenizer, special)
+        ids = first.ids
         if more or len(ids) > LONGEST_EXPLAINED:
             message = f"prompt is too much for a page, expected one text of at most {LONGEST_EXPLAINED} tokens"
             raise Refused(400, message, "prompt")

@@ -11,10 +11,11 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from numgpt.checks import check_ids, is_integer
+from numgpt.decoding.healing import take_back
 from numgpt.decoding.rules import Rules, check_prompt, check_rules, random_seed
 from numgpt.decoding.text import start_ids
 from numgpt.errors import ContextError, NumgptError
-from numgpt.model import Model, tokenizer_of
+from numgpt.model import Ids, Model, tokenizer_of
 from numgpt.tokenizer import Tokenizer
 
 MOST_TEXTS = 128  # prompts times n
@@ -27,7 +28,7 @@ CONTROLS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "pre
 COMPLETIONS = (  # the fields of a completion
     *("model", "prompt", "max_tokens", *CONTROLS, "n", "stop", "seed", "echo", "logprobs", "logit_bias"),
     *("stream", "stream_options", "allow_special", "return_token_ids", "guidance_scale", "negative_prompt"),
-    *("regex", "ban"),
+    *("regex", "ban", "heal"),
 )
 NOT_OFFERED = {
     "best_of": "ask for n texts with logprobs, and choose",
@@ -57,11 +58,18 @@ class Refused(Exception):
         self.status, self.message, self.field = status, message, field
 
 
+class Prompt(NamedTuple):
+    """What a text is to go on from."""
+
+    text: str  # as it was given, or the text of the ids
+    ids: list[int]
+    last: str = ""  # its last word, of which ids has none: it is written anew
+
+
 class Asked(NamedTuple):
     """What a completion is to be."""
 
-    prompts: list[str]  # as they were given, or the text of their ids
-    ids: list[list[int]]  # of each prompt
+    prompts: list[Prompt]
     rules: Rules
     n: int  # texts of each prompt
     echo: bool
@@ -168,7 +176,8 @@ def asked_of(body: Mapping[str, Any], model: Model, name: str, **of_server: Any)
     check_model(body, name)
     tokenizer = tokenizer_of(model)
     special = value_of(body, "allow_special", False, is_bool, "true or false")
-    prompts, ids = prompts_of(body.get("prompt"), model, tokenizer, special)
+    heal = value_of(body, "heal", False, is_bool, "true or false")
+    prompts = prompts_of(body.get("prompt"), model, tokenizer, special, heal)
     most = MOST_TEXTS // len(prompts)
     n = value_of(body, "n", 1, count_from(1, most), f"an integer from 1 to {most}: at most {MOST_TEXTS} texts at once")
     stream = value_of(body, "stream", False, is_bool, "true or false")
@@ -183,7 +192,6 @@ def asked_of(body: Mapping[str, Any], model: Model, name: str, **of_server: Any)
     expected = f"an integer from 0 to {MOST_LIKELIEST}"
     return Asked(
         prompts,
-        ids,
         rules,
         n,
         value_of(body, "echo", False, is_bool, "true or false"),
@@ -201,10 +209,11 @@ def check_model(body: Mapping[str, Any], name: str) -> None:
         raise Refused(404, f"model {shown(other)} is not here: this is {name!r} (GET /v1/models)", "model")
 
 
-def prompts_of(prompt: Any, model: Model, tokenizer: Tokenizer, special: bool) -> tuple[list[str], list[list[int]]]:
-    """Return the texts of the prompts and their ids. A prompt is a text, or ids; there may be a list of either.
+def prompts_of(prompt: Any, model: Model, tokenizer: Tokenizer, special: bool, heal: bool = False) -> list[Prompt]:
+    """Return the prompts. Each is a text, or ids; there may be a list of either.
 
     special  whether "<|endoftext|>" in a text is the token
+    heal     whether the last word of a text is written anew
     """
     expected = "a text, a list of ids, or a list of texts or of lists of ids"
     if prompt is None:
@@ -217,7 +226,7 @@ def prompts_of(prompt: Any, model: Model, tokenizer: Tokenizer, special: bool) -
         )
     if len(several) > MOST_TEXTS:
         raise Refused(400, f"prompt has {len(several)} prompts, expected at most {MOST_TEXTS}", "prompt")
-    texts, ids = [], []
+    prompts = []
     for number, one in enumerate(several):
         where = "prompt" if single else f"prompt[{number}]"
         if not isinstance(one, (str, list)):
@@ -225,17 +234,19 @@ def prompts_of(prompt: Any, model: Model, tokenizer: Tokenizer, special: bool) -
         try:
             if isinstance(one, str):
                 check_length(one, model, tokenizer)
-                found = start_ids(model, tokenizer.encode(one, allow_special=special))
-                text = one
+                text, last = one, ""
+                found: Ids = tokenizer.encode(one, allow_special=special)
+                if heal:
+                    found, last = take_back(one, tokenizer, special)
+                found = start_ids(model, found)
             else:
-                found = check_ids(one, model.config.n_vocab).tolist()
+                found, last = check_ids(one, model.config.n_vocab).tolist(), ""
                 text = tokenizer.decode(found)
-            ids.append(check_prompt(found, model.config, name=where))
+            prompts.append(Prompt(text, check_prompt(found, model.config, name=where), last))
         except NumgptError as error:
             message = str(error)
             raise Refused(400, message if message.startswith(where) else f"{where}: {message}", "prompt") from None
-        texts.append(text)
-    return texts, ids
+    return prompts
 
 
 def check_length(text: str, model: Model, tokenizer: Tokenizer) -> None:

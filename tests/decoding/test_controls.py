@@ -574,7 +574,7 @@ def test_option_errors_are_errors_of_numgpt_and_of_values():
 
 
 def test_the_defaults_are_the_model_s_own_distribution():
-    assert Sampling() == (1.0, None, None, None, 1.0, None, None, None, 0, 0.0, 0.0, None, None, None)
+    assert Sampling() == (1.0, None, None, None, 1.0, None, None, None, 0, 0.0, 0.0, None, None, None, None)
     assert Sampling._fields == (
         *("temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
         *("logit_bias", "no_repeat_ngram_size", "bad_words", "min_new_tokens"),

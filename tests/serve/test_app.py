@@ -570,3 +570,11 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert cli.main(["serve"]) == 1
     assert 'pip install "numgpt[serve]"' in capsys.readouterr().err
+
+
+def test_a_prompt_that_ends_inside_a_word_is_healed(client):
+    expected = numgpt.complete(MODEL, "Once upon a ti", heal=True, max_new_tokens=9, seed=4)
+    options = {"prompt": "Once upon a ti", "heal": True, "max_tokens": 9, "seed": 4}
+    assert client.complete(**options)["choices"][0]["text"] == expected
+    assert joined(client.events(**options))["text"] == expected
+    assert client.complete(**options, echo=True)["choices"][0]["text"] == "Once upon a ti" + expected
