@@ -18,6 +18,7 @@ HOMES = {  # each public name, and the module that it is imported from when it i
     "TokenError": "errors",
     "Tokenizer": "fast.tokenizer",
     "check_gradient": "training.gradient_check",
+    "choose": "measure.choices",
     "complete": "decoding.text",
     "explain": "pages.explanation",
     "forward": "model",

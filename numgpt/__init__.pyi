@@ -15,6 +15,7 @@ from numgpt.errors import TokenError as TokenError
 from numgpt.fast.tokenizer import Tokenizer as Tokenizer
 from numgpt.hub.loading import load as load
 from numgpt.hub.loading import load_tokenizer as load_tokenizer
+from numgpt.measure.choices import choose as choose
 from numgpt.measure.scoring import score as score
 from numgpt.model import Model as Model
 from numgpt.model import forward as forward

@@ -29,8 +29,8 @@ FLOORS = [
     ["decoding", "training"],
     ["measure", "verify"],
     ["pages"],
+    ["serve"],
     ["apps"],
-    ["server"],
     ["cli"],
     ["__main__"],
 ]

@@ -85,7 +85,7 @@ def test_the_modules_of_the_package_are_its_attributes(statement):
 
 @pytest.mark.thorough
 def test_each_module_can_be_imported_first():
-    for path in sorted((ROOT / "numgpt").rglob("[a-z]*.py")):
+    for path in sorted({*(ROOT / "numgpt").rglob("[a-z]*.py")} - {ROOT / "numgpt/measure/harness.py"}):  # an extra's
         run = python(f"import {'.'.join(path.relative_to(ROOT).with_suffix('').parts)}")
         assert (run.returncode, run.stderr) == (0, ""), path
 

@@ -34,6 +34,7 @@ from numgpt.decoding.rules import Rules, check_prompt, check_rules
 from numgpt.decoding.text import start_ids, text_of
 from numgpt.errors import ContextError, OptionError, TokenError
 from numgpt.fast.matrices import Stored
+from numgpt.measure.choices import check_choices, choose
 from numgpt.measure.scoring import score
 from numgpt.model import Model, tokenizer_of
 from numgpt.params import map_leaves
@@ -49,8 +50,8 @@ Progress = Callable[[int, int, int], None]  # takes how many lines are done, how
 class Job(NamedTuple):
     """What to do with each line."""
 
-    kind: str  # "generate" or "score"
-    settings: dict[str, Any]  # of JSON: the options of `generate` with a seed, or those of `score`; and allow_special
+    kind: str  # "generate", "score" or "choose"
+    settings: dict[str, Any]  # of JSON: the options of `generate` with a seed, or of the others; and allow_special
 
 
 class Summary(NamedTuple):
@@ -172,6 +173,8 @@ def check_settings(job: Job, model: Model) -> None:
     options = {name: value for name, value in job.settings.items() if name != "allow_special"}
     if job.kind == "generate":
         check_rules(model.config, tokenizer=model.tokenizer, **options)
+    elif job.kind == "choose":
+        check_choices(options["choices"])
     else:
         score(model, [0, 0], **options)
 
@@ -182,6 +185,8 @@ def work(job: Job, model: Model, lines: Iterable[Line], batch_size: int) -> Iter
     special = settings.pop("allow_special", False)
     if job.kind == "generate":
         return complete_lines(model, lines, batch_size, special, settings)
+    if job.kind == "choose":
+        return choose_lines(model, lines, special, settings["choices"])
     return score_lines(model, lines, special, settings)
 
 
@@ -242,6 +247,20 @@ def score_lines(model: Model, lines: Iterable[Line], allow_special: bool, option
         result |= {"context": own["given"]} if "given" in own else {}
         result |= {name: finite(x) for name, x in figures.items()}
         yield line.number, {**result, "ids": found.ids, "log_probs": [finite(x) for x in found.log_probs.tolist()]}
+
+
+def choose_lines(model: Model, lines: Iterable[Line], allow_special: bool, choices: Sequence[str]) -> Iterator[Outcome]:
+    """Choose among some continuations for the text of each line. A line may have choices of its own."""
+    for line in lines:
+        try:
+            found = choose(model, line.text, line.options.get("choices", choices), allow_special=allow_special)
+        except (TokenError, ContextError, OptionError) as error:
+            yield line.number, str(error)
+            continue
+        best = max(found, key=lambda choice: choice.probability)
+        result = {"line": line.number, "id": line.id, **line.others, "prompt": line.text, "text": best.text}
+        each = [{name: x for name, x in choice._asdict().items() if name != "ids"} for choice in found]
+        yield line.number, {**result, "choices": each, "ids": best.ids}
 
 
 def fingerprint(model: Model) -> str:

@@ -17,7 +17,7 @@ from numgpt.checkpoint.disk import plain_text
 from numgpt.decoding.rules import IN_TRANSFORMERS, OF_THE_LOOP, known_options
 from numgpt.errors import TokenError
 
-KEYS = {"generate": "prompt", "score": "text"}  # of the text of a line, by the kind of the job
+KEYS = {"generate": "prompt", "score": "text", "choose": "prompt"}  # of the text of a line, by the kind of the job
 OPTIONS_OF_SCORE = ("context", "stride", "bos")
 NOT_OF_A_LINE = (*OF_THE_LOOP, "tokenizer")  # what a line can't say
 LONGEST = 1 << 24  # bytes of a line of input
@@ -108,8 +108,9 @@ def own_options(line: dict[str, Any], kind: str) -> tuple[dict[str, Any], dict[s
     Traceback (most recent call last):
     numgpt.errors.TokenError: "temprature" is no option of a line: did you mean temperature?
     """
-    known = [*OPTIONS_OF_SCORE] if kind == "score" else [n for n in known_options() if n not in NOT_OF_A_LINE]
-    elsewhere = {} if kind == "score" else IN_TRANSFORMERS
+    known = {"score": [*OPTIONS_OF_SCORE], "choose": ["choices"]}.get(kind)
+    elsewhere = {} if known else IN_TRANSFORMERS
+    known = known or [name for name in known_options() if name not in NOT_OF_A_LINE]
     options, others = {}, {}
     for name, value in line.items():
         if name in known:

@@ -38,6 +38,7 @@ EXAMPLES = """examples:
   numgpt generate "The" --stop "." --num-return-sequences 3
   numgpt generate "The" --num-beams 5 --num-return-sequences 5
   numgpt generate "The" -n 3000 --overflow slide         past the context limit
+  numgpt generate "He was born in" --regex " [0-9]{4}\\."  a form that the new text keeps to
   numgpt generate "The" --watermark KEY                  found again by numgpt detect - --key KEY
   numgpt generate                                        from nothing: the end-of-text token
   numgpt generate --input prompts.jsonl --output out.jsonl     a job: start it again, and it goes on
@@ -46,16 +47,8 @@ EXAMPLES = """examples:
 
 OPTIONS = (  # of `numgpt generate`, by the names that they have in Python; those that are not given keep their defaults
     *("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
-    *(
-        "presence_penalty",
-        "frequency_penalty",
-        "no_repeat_ngram_size",
-        "min_new_tokens",
-        "overflow",
-        "num_beams",
-        "length_penalty",
-        "early_stopping",
-    ),
+    *("presence_penalty", "frequency_penalty", "no_repeat_ngram_size", "regex", "min_new_tokens"),
+    *("overflow", "num_beams", "length_penalty", "early_stopping", "guidance_scale"),
 )
 
 
@@ -75,7 +68,7 @@ def generate(args: argparse.Namespace) -> None:
         prompt = prompt.removesuffix("\n")  # the end of the last line of what is piped, which is not meant
     ids = start_ids(model, tokenizer.encode(prompt, allow_special=args.allow_special))
     seed = random_seed() if args.seed is None else args.seed
-    options = {**generate_options(args, tokenizer), "seed": seed}
+    options = {**generate_options(args, tokenizer), **second_opinion(args), "seed": seed}
     draws = options.get("temperature", 0) != 0  # a search has none
     count, start = 0, time.perf_counter()
     for text, done in texts(args, model, prompt, ids, options):
@@ -163,6 +156,11 @@ def log_probs(model: Model, ids: Ids, new_ids: list[int], args: argparse.Namespa
 def check_usage(args: argparse.Namespace) -> None:
     """Exit with a word on the usage where options don't go together."""
     check_job(args, given=args.prompt is not None)
+    others = args.contrast, args.expert, args.anti_expert
+    if args.input is not None and any(others):
+        args.error("--contrast, --expert and --anti-expert make one text, and go without --input")
+    if args.strength is not None and not any(others):
+        args.error("--strength is that of --contrast, --expert and --anti-expert")
     if args.logprobs is not None:
         if not args.json or args.input is not None:
             args.error("--logprobs goes with --json, and not with --input")
@@ -184,11 +182,30 @@ def generate_options(args: argparse.Namespace, tokenizer: Tokenizer) -> dict[str
     if args.num_beams == 1:  # a search draws nothing
         options = {"temperature": TEMPERATURE, "top_k": TOP_K, **options}
     options |= {"cache_dtype": args.cache} if args.cache else {}
+    options |= {"negative_prompt": reread_as_utf8(args.negative_prompt)} if args.negative_prompt is not None else {}
     options |= watermark_options(args)
     options["stop_strings"] = [reread_as_utf8(stop) for stop in args.stop]
     options["bad_words"] = [tokenizer.encode_part(reread_as_utf8(text)) for text in args.bad_words] or None
+    options["ban"] = [reread_as_utf8(text) for text in args.ban] or None
     options["logit_bias"] = list(dict(parse_bias(text, tokenizer) for text in args.logit_bias).items()) or None
     return options
+
+
+def second_opinion(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the option of `generate` that asks other models, which the command line names."""
+    from numgpt.decoding.steering import contrast, experts
+    from numgpt.hub.loading import load
+
+    named = {name: getattr(args, name) for name in ("contrast", "expert", "anti_expert") if getattr(args, name)}
+    if not named:
+        return {}
+    if "contrast" in named and len(named) > 1:
+        args.error("--contrast goes without --expert and --anti-expert")
+    strength = {} if args.strength is None else {"strength": args.strength}
+    models = {name: load(model, dtype=args.dtype, weights=args.weights) for name, model in named.items()}
+    if "contrast" in models:
+        return {"steering": contrast(models["contrast"], **strength)}
+    return {"steering": experts(models.get("expert"), models.get("anti_expert"), **strength)}
 
 
 def parse_early_stopping(text: str) -> bool | str:
@@ -218,12 +235,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=float, metavar="P", help="keep the fewest tokens that reach this probability together")
     add("--min-p", type=float, metavar="P", help="keep the tokens at least P times as likely as the likeliest")
     add("--repetition-penalty", type=float, metavar="R", help="above 1: avoid tokens already there")
+    about_guidance = "above 1: follow the prompt more closely, away from the negative one, or from nothing"
+    add("--guidance-scale", type=float, metavar="S", help=about_guidance)
+    add("--negative-prompt", metavar="TEXT", help="what --guidance-scale leads away from")
+    add("--contrast", metavar="MODEL", help="a smaller model of the same vocabulary, whose habits are not wanted")
+    add("--expert", metavar="MODEL", help="lead towards this model of the same vocabulary")
+    add("--anti-expert", metavar="MODEL", help="lead away from this one")
+    about_strength = "how strongly (default: 0.5 with --contrast, 2 with --expert and --anti-expert)"
+    add("--strength", type=float, metavar="A", help=about_strength)
     add("--presence-penalty", type=float, metavar="P", help="above 0, to 2: avoid tokens that were written already")
     add("--frequency-penalty", type=float, metavar="P", help="above 0, to 2: the more so, the more often they were")
     add("--no-repeat-ngram-size", type=int, metavar="N", help="let no N tokens in a row come twice")
     add(
         "--bad-words", action="append", default=[], metavar="TEXT", help="ban a text; ' king' is not 'king'; repeatable"
     )
+    add("--ban", action="append", default=[], metavar="TEXT", help="ban a text, in whatever tokens; repeatable")
+    add("--regex", metavar="PATTERN", help="let the new text match this pattern, from its beginning to its end")
     add("--logit-bias", action="append", default=[], metavar="TEXT=B", help="add B to the logit of a text; repeatable")
     add("--min-new-tokens", type=int, metavar="N", help="no end-of-text before so many new tokens")
     add("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")

@@ -36,6 +36,8 @@ GROUPS = {  # name -> the module of this room that has it, and a line about it
     "looking inside": {
         "tokenize": ("tokens", "show the ids and pieces of a text"),
         "score": ("scores", "show how well the model predicts a text: log-probabilities and perplexity"),
+        "choose": ("choosing", "show how likely a text goes on in each of some ways: answers, labels"),
+        "eval": ("evaluating", "run tasks of lm-evaluation-harness: accuracy, perplexity of a word"),
         "detect": ("detecting", "look for a watermark in a text, or for hints that a model wrote it"),
         "explain": ("explaining", "make a page that shows all that a model computes of a text"),
         "trace": ("inside", "show every named intermediate of a run, or write them to a file"),

@@ -33,9 +33,9 @@ EXAMPLES = """examples:
 def serve(args: argparse.Namespace) -> None:
     """numgpt serve: serve a model until Ctrl-C."""
     try:
-        from numgpt.server.app import Server
-        from numgpt.server.guard import access_for, is_loopback
-        from numgpt.server.running import bind, process_of
+        from numgpt.serve.app import Server
+        from numgpt.serve.guard import access_for, is_loopback
+        from numgpt.serve.running import bind, process_of
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "h11", "anyio"):
             raise
@@ -59,7 +59,8 @@ def serve(args: argparse.Namespace) -> None:
     model = load_model(args)
     if count_params(model.config) < SMALL:
         stay_on_one_thread()
-    name = args.name or (Path(args.model).name if os.sep in str(args.model) else str(args.model))
+    path = Path(args.model)
+    name = args.name or (path.resolve().name if path.exists() else args.model)
     server = Server(model, name, options, batch_size=args.batch_size, queue=args.queue)
     access = access_for(args.host, args.allow_host, args.allow_origin, key)
     host, port = listening.getsockname()[:2]
@@ -72,7 +73,7 @@ def serve(args: argparse.Namespace) -> None:
 
     if not args.quiet and sys.stderr:
         logging.basicConfig(format="numgpt: %(message)s", stream=sys.stderr)
-        logging.getLogger("numgpt.server").setLevel(logging.INFO)
+        logging.getLogger("numgpt.serve").setLevel(logging.INFO)
     process_of(server, access, args.grace, started).run(sockets=[listening])
     if not args.quiet:
         say("numgpt: ended")
@@ -84,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about_host = "the address to listen at (default: 127.0.0.1, which only this machine reaches)"
     add("--host", default="127.0.0.1", metavar="ADDRESS", help=about_host)
     add("--port", type=int, default=8000, metavar="N", help="0 for any that is free (default: 8000)")
-    add("--name", metavar="NAME", help="what clients call the model (default: as -m has it, without folders)")
+    add("--name", metavar="NAME", help="what clients call the model (default: as -m has it; of a path its last part)")
     about_key = "what clients have to send as Authorization: Bearer KEY (default: NUMGPT_API_KEY of the environment)"
     add("--api-key", metavar="KEY", help=about_key)
     add("--insecure", action="store_true", help="let other machines in without a key")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # they bring NumPy, for which --help does not wait
 
 PATHS = (  # the options that name a file, a folder or a model
     *("model", "tokenizer", "base", "input", "output", "file", "folder", "target", "source"),
-    *("val", "start", "pairs", "lambada", "dump"),
+    *("val", "start", "pairs", "lambada", "dump", "include_path", "contrast", "expert", "anti_expert"),
 )
 TEMPERATURE, TOP_K = 0.8, 40  # of the command line, where nothing else is asked for
 ABOUT_SEED = "the same seed makes the same text (default: another each time)"

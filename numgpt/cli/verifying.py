@@ -73,6 +73,7 @@ def verify_dump(args: argparse.Namespace) -> None:
         rows = [{key: finite(x) for key, x in row._asdict().items()} for row in report.rows]
         facts = {"model": str(args.model), "dump": args.dump, "passed": report.passed}
         told = {**report._asdict(), "rows": rows, "changes": [change._asdict() for change in report.changes]}
+        told["matched"] = [matched._asdict() for matched in report.matched]
         del told["difference"]  # a tensor
         print(json.dumps({**facts, **told}))
     else:
@@ -94,6 +95,10 @@ def show_report(report: Report) -> None:
     print(f"\n  noise: what rounding to {report.precision} does; {WIDEN:g} times that may be another order of sums")
     if report.left:
         print(f"  {report.left} tensors behind it are not compared any more")
+    for how in dict.fromkeys(matched.how for matched in report.matched):
+        pairs = [f"{matched.source} is {matched.name}" for matched in report.matched if matched.how == how]
+        more = f", and {len(pairs) - 8} more" if len(pairs) > 8 else ""
+        print(f"  matched by {how}: {', '.join(pairs[:8])}{more}")
     for why in dict.fromkeys(report.not_compared.values()):
         names = [name for name, reason in report.not_compared.items() if reason == why]
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""

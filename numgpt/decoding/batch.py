@@ -14,7 +14,7 @@ from numgpt.cache import KVCache
 from numgpt.checks import check_count
 from numgpt.config import Config
 from numgpt.decoding.beam import check_sequences, search
-from numgpt.decoding.controls import Start, controls_of
+from numgpt.decoding.controls import controls_of
 from numgpt.decoding.rules import (
     Completion,
     Rules,
@@ -23,8 +23,11 @@ from numgpt.decoding.rules import (
     end_of,
     kept_at_overflow,
     new_cache,
+    others_of,
     source_of,
+    start_of,
 )
+from numgpt.decoding.steering import Others, text_of_opinion
 from numgpt.fast.sampling import sample, sample_with_lead
 from numgpt.model import Ids, Params
 from numgpt.params import map_leaves
@@ -47,6 +50,7 @@ class Running:
     cache: KVCache
     rules: Rules
     controls: list[Control]
+    others: Others | None  # rows beside the model's own
     start: int = 0  # the model sees the text from here on
 
 
@@ -117,8 +121,9 @@ def append(i: int, r: Running, config: Config) -> str:
 
 def begin(number: int, text: list[int], params: Params, config: Config, rules: Rules) -> Running:
     """Return a text that runs by these rules, with an empty cache. It is appended to."""
-    controls = controls_of(rules.controls, Start(len(text), rules.stop_ids))
-    return Running(number, len(text), text, new_cache(len(text), params, config, rules), rules, controls)
+    controls = controls_of(rules.controls, start_of(len(text), rules))
+    cache, others = new_cache(len(text), params, config, rules), others_of(text, params, config, rules)
+    return Running(number, len(text), text, cache, rules, controls, others)
 
 
 def choose_one(logits: np.ndarray, r: Running, params: Params, config: Config) -> int:
@@ -145,6 +150,7 @@ def choose_with_doubt(logits: np.ndarray, r: Running, config: Config) -> tuple[i
     if logits.dtype == np.float64:
         return sample(logits, text, controls, *source), False
     near = NEAR_ROUNDED if r.rules.cache_dtype else NEAR
+    near *= sum(map(abs, r.others.weights)) if r.others else 1
     i, lead = sample_with_lead(logits, text, controls, *source)
     if lead > near:
         return i, False
@@ -155,7 +161,15 @@ def choose_with_doubt(logits: np.ndarray, r: Running, config: Config) -> tuple[i
 
 def choose_exactly(r: Running, params: Params, config: Config) -> int:
     """Choose the id that follows a text, from logits in float64."""
-    return choose_one(exact_logits(r.text[r.start :], params, config, r.rules.cache_dtype), r, params, config)
+    logits = exact_logits(r.text[r.start :], params, config, r.rules.cache_dtype)
+    if r.others:
+        texts = [text_of_opinion(opinion, r.text, r.prompt_length) for opinion in r.others.steering.opinions]
+        rows = [
+            exact_logits(ids, opinion.params, opinion.config, r.rules.cache_dtype)
+            for ids, opinion in zip(texts, r.others.steering.opinions, strict=True)
+        ]
+        logits = r.others.combine([logits, *rows])
+    return choose_one(logits, r, params, config)
 
 
 def exact_logits(ids: list[int], params: Params, config: Config, cache_dtype: str | None = None) -> np.ndarray:
@@ -207,7 +221,12 @@ def run(
                 r.start = len(r.text) - kept_at_overflow(config)
                 r.cache.truncate(0)
         new = [r.text[r.start + len(r.cache) :] for r in running]  # what its cache does not hold yet
+        held = [len(r.cache) for r in running]
         logits = forward_batch(new, params, config, [r.cache for r in running], logits_to_keep=1)
+        logits = [
+            r.others.steer(rows, r.text, before) if r.others else rows
+            for r, rows, before in zip(running, logits, held, strict=True)
+        ]
         still_running = []
         for r, row in zip(running, logits, strict=True):
             finish_reason = append(choose_next(row[-1], r, params, config), r, config)

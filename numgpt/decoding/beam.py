@@ -15,8 +15,8 @@ from numgpt import fast
 from numgpt.cache import KVCache
 from numgpt.checks import check_count, check_finite, check_option
 from numgpt.config import Config
-from numgpt.decoding.controls import Start, check_some_left, text_controls
-from numgpt.decoding.rules import Rules, check_prompt, check_rules, end_of, new_cache
+from numgpt.decoding.controls import check_some_left, text_controls
+from numgpt.decoding.rules import Rules, check_prompt, check_rules, end_of, new_cache, start_of
 from numgpt.model import Ids, Params
 from numgpt.sampling import Control
 
@@ -130,7 +130,7 @@ def search(
     limit = min(rules.max_new_tokens, config.n_ctx - len(prompt) + 1)  # the last token needs no position
     candidates = rules.num_beams * (1 + max(len(set(rules.stop_ids)), 1))  # enough that don't end with one of stop_ids
     at_once = rules.early_stopping is True or rules.num_beams == 1
-    controls = text_controls(rules.controls, Start(len(prompt), rules.stop_ids))
+    controls = text_controls(rules.controls, start_of(len(prompt), rules))
     beams = [Beam(prompt, 0.0, new_cache(len(prompt), params, config, rules))]
     ended = [] if limit else [Hypothesis([], 0.0, "length")]
     for n in range(1, limit + 1):

@@ -14,6 +14,8 @@ import numpy as np
 
 from numgpt import sampling
 from numgpt.checks import check_option, is_integer, is_number
+from numgpt.decoding.banned import ban_texts, check_ban
+from numgpt.decoding.form import check_regex, keep_form
 from numgpt.decoding.watermark import ABOUT_NUMBER_KEY, green_list, is_number_key
 from numgpt.errors import OptionError
 from numgpt.sampling import OfLogits, Text
@@ -198,6 +200,8 @@ class Sampling(NamedTuple):
     min_new_tokens        0 or more; 0 for off
     presence_penalty      -2 to 2; 0 for off
     frequency_penalty     -2 to 2; 0 for off
+    ban                   a list of texts that must not come, however they are cut into tokens; None for off
+    regex                 a pattern that the new text has to match as a whole, see `decoding.form`; None for off
     green_list            a whole number, the key of a watermark (hashing_key in Transformers); None for off
     """
 
@@ -212,11 +216,13 @@ class Sampling(NamedTuple):
     min_new_tokens: int = 0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    ban: Sequence[str] | None = None
+    regex: str | None = None
     green_list: int | None = None
 
 
 def check_sampling(options: Sampling, n_vocab: int | None = None) -> Sampling:
-    """Return options, with logit_bias and bad_words as tuples that nobody can change.
+    """Return options, with logit_bias, bad_words and ban as tuples that nobody can change.
 
     n_vocab  how many tokens there are; without it, ids are not held against the vocabulary
     Raises OptionError that names the first one that is out of its range, and the range.
@@ -283,6 +289,7 @@ class Start(NamedTuple):
 
     prompt_length: int = 0  # how many of the ids are the prompt
     stop_ids: Sequence[int] = ()  # the ids that end it
+    tokenizer: Any = None  # the Tokenizer, which those that read the ids as text need
 
 
 class Option(NamedTuple):
@@ -344,7 +351,23 @@ CONTROLS = (
         name="min_new_tokens",
         off=(0,),
         check=in_range("an integer of 0 or more; 0 for off", lambda x: is_integer(x) and x >= 0),
-        bind=lambda minimum, start: partial(min_new_tokens, minimum=minimum, **start._asdict()),
+        bind=lambda minimum, start: partial(
+            min_new_tokens, minimum=minimum, prompt_length=start.prompt_length, stop_ids=start.stop_ids
+        ),
+        bans=True,
+    ),
+    Option(
+        name="ban",
+        off=(None, (), []),
+        check=check_ban,
+        bind=lambda texts, start: partial(ban_texts, texts=texts, tokenizer=start.tokenizer),
+        bans=True,
+    ),
+    Option(
+        name="regex",
+        off=(None,),
+        check=check_regex,
+        bind=lambda pattern, start: partial(keep_form, pattern=pattern, **start._asdict()),
         bans=True,
     ),
     Option(

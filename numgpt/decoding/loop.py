@@ -21,6 +21,7 @@ from numgpt.decoding.rules import (
     end_of,
     kept_at_overflow,
     new_cache,
+    others_of,
     warn_of_limit,
 )
 from numgpt.model import Ids, Params
@@ -62,14 +63,17 @@ def generate(
     stop_ids        ids that end the text, beside the end-of-text id
     stop_strings    strings that end the new text, also where one spans several tokens; the token that completes one is
                     the last to be yielded. `numgpt.stream` yields text that ends before it
-    tokenizer       the model's, which stop_strings need
+    tokenizer       the model's, which stop_strings, ban and regex need
     overflow        what to do when the context is full: "stop", or "slide", which goes on with the last half of it as
                     if that were the whole text. The half is computed anew, one prefill for every n_ctx / 2 tokens;
                     what stood before is forgotten. A prompt may then be longer than the context
     num_beams       above 1, search for the likeliest text with so many beams and draw nothing: `decoding.beam`, where
                     length_penalty and early_stopping are explained too. The ids come when the search is done
-    watermark       a key, a text of 1 to 64 bytes: the random numbers come from it and the four tokens before, instead
-                    of from the seed, so that `measure.watermarks` knows the text again by the key: `decoding.watermark`
+    guidance_scale  other than 1, lead away from what follows another prompt: `decoding.steering.guidance`
+    negative_prompt that prompt, as text or ids; None: the last id of this one alone
+    steering        what other models say of the next token: `decoding.steering.contrast` and `experts`
+    watermark       a key, a text of 1 to 64 bytes: the random numbers come from it and the four tokens before, not from
+                    the seed, so that `measure.watermarks` knows the text again: see `decoding.watermark`
     controls        temperature, top_k and so on: the fields of `decoding.controls.Sampling`
     Yields ids. It ends at the end-of-text id or one of stop_ids, which is not yielded, or with a stop string ("stop"),
     after max_new_tokens ("length") or where the next token would need a position past the context ("context", with a
@@ -96,6 +100,7 @@ def generate(
     def steps() -> Generator[int, None, str]:
         held = new_cache(prompt_length, params, config, rules) if cache is None else cache
         start = 0  # the model sees the text from here on
+        others = others_of(text, params, config, rules)
         right = len(held)  # how many positions of the cache are those of the text, not of a guess
         most_new, finish_reason = rules.max_new_tokens, "" if rules.max_new_tokens else "length"
         try:
@@ -106,7 +111,10 @@ def generate(
                 most = min(most_new - (len(text) - prompt_length) - 1, start + config.n_ctx - len(text))
                 guesses = guess(text, most)
                 new = text[start + len(held) :] + guesses  # what the cache does not hold yet
+                before = len(held)
                 logits = forward(new, params, config, cache=held, logits_to_keep=1 + len(guesses))  # [T, V]
+                if others:
+                    logits = others.steer(logits, text + guesses, before)
                 right = len(text) - start
                 for row, guessed in zip(logits, [*guesses, None], strict=True):
                     i = choose(row, text)

@@ -3,7 +3,7 @@
 import inspect
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +21,13 @@ from numgpt.checks import (
 )
 from numgpt.config import Config
 from numgpt.decoding.controls import Sampling, Start, check_sampling, controls_of
+from numgpt.decoding.form import form_of
+from numgpt.decoding.steering import Others, Steering, check_scale, check_steering, guidance
 from numgpt.decoding.watermark import ABOUT_KEY, Source, is_key, marked_source
 from numgpt.errors import ContextError, OptionError, TokenError
 from numgpt.fast.sampling import sample
 from numgpt.generation import Choose
-from numgpt.model import Ids, Params
+from numgpt.model import Ids, Model, Params
 from numgpt.tokenizer import Tokenizer
 
 OF_THE_LOOP = ("stream", "forward", "guess", "cache")  # what `generate` takes beside the rules
@@ -72,6 +74,9 @@ class Rules(NamedTuple):
     length_penalty: float
     early_stopping: bool | str
     cache_dtype: str | None
+    guidance_scale: float
+    negative_prompt: tuple[int, ...] | None
+    steering: Steering | None
     watermark: str | None
 
 
@@ -88,6 +93,9 @@ def check_rules(
     length_penalty: float = 1.0,
     early_stopping: bool | str = False,
     cache_dtype: str | None = None,
+    guidance_scale: float = 1,
+    negative_prompt: str | Ids | None = None,
+    steering: Steering | None = None,
     watermark: str | None = None,
     **controls: Any,
 ) -> Rules:
@@ -101,13 +109,20 @@ def check_rules(
     seed = random_seed() if seed is None else seed
     check_seed("seed", seed)
     stops = check_stop_ids(stop_ids, config)
-    strings = check_stop_strings(stop_strings, tokenizer)
+    strings = check_stop_strings(stop_strings)
+    check_tokenizer(tokenizer, {"stop_strings": strings, "ban": sampling.ban, "regex": sampling.regex})
     check_option("overflow", overflow, overflow in ("stop", "slide"), "'stop' or 'slide'")
     check_beams(num_beams, length_penalty, early_stopping, overflow, sampling)
     check_cache_dtype(cache_dtype)
+    negative = check_guidance(guidance_scale, negative_prompt, tokenizer, config)
+    if steering is not None:
+        check_steering(steering, config)
+    if steering is not None or guidance_scale != 1:
+        check_alone(num_beams, overflow, both=steering is not None and guidance_scale != 1)
     check_watermark(watermark, sampling)
-    of_beams = num_beams, length_penalty, early_stopping
-    return Rules(max_new_tokens, seed, sampling, stops, strings, tokenizer, overflow, *of_beams, cache_dtype, watermark)
+    of_beams, opinions = (num_beams, length_penalty, early_stopping), (guidance_scale, negative, steering)
+    ends = max_new_tokens, seed, sampling, stops, strings, tokenizer, overflow
+    return Rules(*ends, *of_beams, cache_dtype, *opinions, watermark)
 
 
 def known_options() -> list[str]:
@@ -168,6 +183,37 @@ def check_cache_dtype(dtype: str | None) -> None:
     check_option("cache_dtype", dtype, dtype in (None, "float16"), "'float16', or None for that of the parameters")
 
 
+def check_guidance(
+    scale: float, negative_prompt: str | Ids | None, tokenizer: Tokenizer | None, config: Config
+) -> tuple[int, ...] | None:
+    """Return the ids of the negative prompt. Raises OptionError for a scale that is none, TokenError for ids."""
+    check_scale(scale)
+    if negative_prompt is None:
+        return None
+    if scale == 1:
+        raise OptionError("negative_prompt is what guidance_scale leads away from: give that too, above 1")
+    if isinstance(negative_prompt, str):
+        if tokenizer is None:
+            raise OptionError("negative_prompt as a text needs the model's tokenizer: tokenizer=model.tokenizer")
+        negative_prompt = tokenizer.encode(negative_prompt)
+    return tuple(check_prompt(negative_prompt, config, name="negative_prompt"))
+
+
+def check_alone(num_beams: int, overflow: str, both: bool) -> None:
+    """Raise OptionError where a second opinion meets what does not go with it."""
+    for is_there, what in (num_beams > 1, "num_beams"), (overflow != "stop", "overflow='slide'"), (both, "steering"):
+        if is_there:
+            raise OptionError(f"guidance_scale and steering ask for a second opinion, which {what} does not go with")
+
+
+def others_of(text: list[int], params: Params, config: Config, rules: Rules) -> Others | None:
+    """Return the other rows that a text is to be made with, if any."""
+    steering = rules.steering
+    if rules.guidance_scale != 1:
+        steering = guidance(Model(config, params, None), rules.guidance_scale, rules.negative_prompt)
+    return None if steering is None else Others(steering, text, rules.max_new_tokens, rules.cache_dtype)
+
+
 def check_watermark(key: str | None, controls: Sampling) -> None:
     """Raise OptionError unless this is a key, and tokens are drawn that can bear its mark."""
     check_option("watermark", key, key is None or is_key(key), f"{ABOUT_KEY}, or None for off")
@@ -225,13 +271,18 @@ def random_seed() -> int:
     return int.from_bytes(os.urandom(4), "little")
 
 
-def check_stop_strings(stop_strings: Sequence[str], tokenizer: Tokenizer | None) -> list[bytes]:
-    """Return the strings in UTF-8. Raises OptionError for an empty one, or without a tokenizer to find them with."""
+def check_stop_strings(stop_strings: Sequence[str]) -> list[bytes]:
+    """Return the strings in UTF-8. Raises OptionError for an empty one."""
     fits = not isinstance(stop_strings, str) and all(isinstance(stop, str) and stop for stop in stop_strings)
     check_option("stop_strings", stop_strings, fits, "a list of strings, none of them empty")
-    if stop_strings and tokenizer is None:
-        raise OptionError("stop_strings need the model's tokenizer: tokenizer=model.tokenizer")
     return [stop.encode() for stop in stop_strings]
+
+
+def check_tokenizer(tokenizer: Tokenizer | None, options: Mapping[str, Any]) -> None:
+    """Raise OptionError for an option about the text that is on, without a tokenizer that tells the text."""
+    for name, value in options.items():
+        if value and tokenizer is None:
+            raise OptionError(f"{name} needs the model's tokenizer: tokenizer=model.tokenizer")
 
 
 def ends_at(new_ids: list[int], rules: Rules) -> bool:
@@ -243,12 +294,23 @@ def ends_at(new_ids: list[int], rules: Rules) -> bool:
     return any(stop in tail for stop in rules.stop_strings)
 
 
+def form_is_full(new_ids: list[int], rules: Rules) -> bool:
+    """Whether the new ids match the regular expression that is asked for, and nothing longer does."""
+    pattern = rules.controls.regex
+    return pattern is not None and rules.tokenizer is not None and form_of(pattern, rules.tokenizer).is_over(new_ids)
+
+
+def start_of(prompt_length: int, rules: Rules) -> Start:
+    """Return what controls know of a text that begins with a prompt of so many ids."""
+    return Start(prompt_length, rules.stop_ids, rules.tokenizer)
+
+
 def chooser(prompt_length: int, config: Config, rules: Rules, stream: int) -> Choose:
     """Return what chooses the id that follows a text, from the logits [V] of its last position and the text.
 
     Padding of the embedding is never chosen.
     """
-    controls = controls_of(rules.controls, Start(prompt_length, rules.stop_ids))
+    controls = controls_of(rules.controls, start_of(prompt_length, rules))
 
     def choose(logits: np.ndarray, text: list[int]) -> int:
         return sample(logits[: config.n_tokens], text, controls, *source_of(text, prompt_length, rules, stream))
@@ -267,9 +329,10 @@ def end_of(text: list[int], prompt_length: int, config: Config, rules: Rules) ->
 
     The ids that end a text are not in it, so whoever chose the last id has looked at that before.
     """
-    if ends_at(text[prompt_length:], rules):
+    new_ids = text[prompt_length:]
+    if ends_at(new_ids, rules) or form_is_full(new_ids, rules):
         return "stop"
-    if len(text) - prompt_length >= rules.max_new_tokens:
+    if len(new_ids) >= rules.max_new_tokens:
         return "length"
     return "context" if len(text) > config.n_ctx and rules.overflow == "stop" else ""
 

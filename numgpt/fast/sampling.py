@@ -129,10 +129,13 @@ def narrowed(
     if of_logits and of_logits[0].function is temperature and of_logits[0].setting == 0:
         return [int(logits.argmax())], np.zeros(1), np.ones(1)
     kept: np.ndarray | None = None  # the ids that are left, where not all of them are
+    if len(of_logits) < len(controls) and logits.min() == -math.inf:
+        kept = np.flatnonzero(logits > -math.inf)
+        logits = logits[kept]
     k = most_kept(of_logits)
     if k is not None and k < len(logits):
-        kept = contenders(logits, k)
-        logits = logits[kept]
+        among = contenders(logits, k)
+        kept, logits = among if kept is None else kept[among], logits[among]
     logits = logits.astype(np.float64)
     for control in of_logits:
         logits = control(logits, text)

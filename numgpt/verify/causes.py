@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from numgpt.config import Config
-from numgpt.model import attention_scale, merge_heads
+from numgpt.model import attention_scale, merge_heads, output_head, split_heads
 from numgpt.ops import gelu, gelu_erf, layer_norm, linear, relu, silu, softmax
 from numgpt.params import map_leaves
 from numgpt.trace import TRACE_SHAPES
 from numgpt.verify.causes_attention import capped, of_heads, of_projection, of_scores, reinterpreted
-from numgpt.verify.causes_positions import of_attention, of_embedding, of_steps
-from numgpt.verify.noise import to_bfloat16, to_float16
-from numgpt.verify.passes import NORMS, Cause, Edit, Site, norm_input
+from numgpt.verify.causes_positions import of_attention, of_embedding, of_steps, with_mask
+from numgpt.verify.noise import cut_to_tf32, to_bfloat16, to_float16, to_tf32
+from numgpt.verify.passes import NORMS, QKV, Cause, Edit, Site, norm_input
 
 
 def all_causes(
@@ -179,7 +179,7 @@ PRODUCTS: dict[str, Edit] = dict.fromkeys(("attn.q", "attn.k", "attn.weights", "
 
 
 def flash_attention(site: Site) -> np.ndarray:
-    """Compute attn.z as ggml's flash attention does on a CPU: key by key, the weighted sum of values kept in float16.
+    """Compute attn.z as ggml's flash attention does on a CPU for less than 64 tokens: the sum is kept in float16.
 
         m' = max(m, s),   z' = z exp(m - m') + v exp(s - m'),   both terms rounded, and at the end z / sum of exp(s - m)
 
@@ -209,13 +209,19 @@ def _of_activation(config: Config) -> Iterator[Cause]:
     if right == "tanh GELU":
         table: dict[str, Edit] = {"mlp.post": partial(activated, function=half_table_gelu)}
         also: list[tuple[str, dict[str, Edit]]] = [
-            ("", {}),
-            (", and keys and values kept in float16", CACHED),
-            (", and q, k, v and the weights of attention rounded to it, too", PRODUCTS),
-            (", and flash attention that adds up values in float16", {"attn.z": flash_attention}),
+            (", as llama.cpp has it", {}),
+            (
+                ", and keys and values in float16, as in llama.cpp's flash attention of 64 tokens or more",
+                CACHED,
+            ),
+            (", and q, k, v and the weights of attention, as in llama.cpp without flash attention", PRODUCTS),
+            (
+                ", and values added up in float16, as in llama.cpp's flash attention of less than 64 tokens",
+                {"attn.z": flash_attention},
+            ),
         ]
         for more, edits in also:
-            words = f"GELU by a half-precision table (input and output rounded to float16){more}, as llama.cpp has it"
+            words = f"GELU by a half-precision table (input and output rounded to float16){more}"
             yield Cause(words, {**table, **edits}, behind=True, coarse=True)
     yield Cause("keys and values are kept in float16", CACHED, behind=True, coarse=True)
     yield Cause("q, k, v and the weights of attention are rounded to float16", PRODUCTS, behind=True, coarse=True)
@@ -372,9 +378,9 @@ def _of_parameters(config: Config, params: Params) -> Iterator[Cause]:
     functions: dict[str, Function] = {"float16": to_float16, "bfloat16": to_bfloat16}
     for name, function in functions.items():
         patch = partial(rounded_params, function=function, matrices_alone=False)
-        yield Cause(f"the weights are rounded to half precision ({name})", {}, patch=patch)
+        yield Cause(f"the weights are rounded to half precision ({name})", {}, patch=patch, by_layer=True)
         words = f"the matrices are rounded to half precision ({name}), gains and biases are not"
-        yield Cause(words, {}, patch=partial(patch, matrices_alone=True))
+        yield Cause(words, {}, patch=partial(patch, matrices_alone=True), by_layer=True)
         for table in ("wte", "wpe", "lm_head"):
             if table in params:
                 yield Cause(
@@ -384,9 +390,9 @@ def _of_parameters(config: Config, params: Params) -> Iterator[Cause]:
                 )
     for axis, scales in ((0, "one scale an output"), (1, "one scale an input"), (None, "one scale a matrix")):
         words = f"the matrices are rounded to int8, {scales}"
-        yield Cause(words, {}, patch=partial(with_int8, axis=axis))
-    yield Cause("missing bias: all biases", {}, patch=partial(without_biases, norms=True))
-    yield Cause("missing bias: those of all matrices", {}, patch=partial(without_biases, norms=False))
+        yield Cause(words, {}, patch=partial(with_int8, axis=axis), by_layer=True)
+    yield Cause("missing bias: all biases", {}, patch=partial(without_biases, norms=True), by_layer=True)
+    yield Cause("missing bias: those of all matrices", {}, patch=partial(without_biases, norms=False), by_layer=True)
     L = config.n_layer
     if L > 1:
         orders = {
@@ -406,9 +412,9 @@ def _of_parameters(config: Config, params: Params) -> Iterator[Cause]:
         orders["each layer has the parameters of the next one"] = [*range(1, L), L - 1]
         for words, order in orders.items():
             yield Cause(words, {}, patch=partial(with_layers, order=order))
-    yield Cause("the biases of matrices are subtracted", {}, patch=partial(with_biases, factor=-1))
-    yield Cause("the biases of matrices are added twice", {}, patch=partial(with_biases, factor=2))
-    yield Cause("1 is added to the gains of layer norms, as in Gemma", {}, patch=with_gains_of_one_more)
+    yield Cause("the biases of matrices are subtracted", {}, patch=partial(with_biases, factor=-1), by_layer=True)
+    yield Cause("the biases of matrices are added twice", {}, patch=partial(with_biases, factor=2), by_layer=True)
+    yield Cause("1 is added to the gains of layer norms, as in Gemma", {}, patch=with_gains_of_one_more, by_layer=True)
     if "lm_head" in params:
         yield Cause("the output head is wte, but this model has one of its own, lm_head", {}, patch=without_head)
 
@@ -420,6 +426,39 @@ def rounded_to_bfloat16(site: Site) -> np.ndarray:
     return to_bfloat16(site.value)
 
 
+def rounded_qkv(site: Site, which: int, function: Function) -> np.ndarray:
+    """Compute q, k or v (0, 1, 2) from a rounded input and rounded weights."""
+    w, b = (np.split(site.p["attn"]["c_attn"][name], 3, axis=-1)[which] for name in "wb")
+    return split_heads(linear(function(site.seen["ln_1"]), function(w), b), site.config.n_head)
+
+
+def rounded_scores(site: Site, function: Function) -> np.ndarray:
+    q, k = (function(site.seen[name]) for name in ("attn.q", "attn.k"))
+    return with_mask(site, q @ k.swapaxes(-1, -2) * attention_scale(site.config, site.layer))
+
+
+def rounded_sum(site: Site, function: Function) -> np.ndarray:
+    return function(site.seen["attn.weights"]) @ function(site.seen["attn.v"])
+
+
+def rounded_product(site: Site, path: tuple[str, str], function: Function) -> np.ndarray:
+    p = site.p[path[0]][path[1]]
+    return linear(function(MATRICES[path][1](site)), function(p["w"]), p["b"])
+
+
+def rounded_logits(site: Site, function: Function) -> np.ndarray:
+    return function(site.seen["ln_f"]) @ function(output_head(site.p)).T
+
+
+def rounded_products(function: Function) -> dict[str, Edit]:
+    """Return all products of matrices, with what goes into them rounded and their sums as they are."""
+    edits: dict[str, Edit] = {name: partial(rounded_qkv, which=i, function=function) for i, name in enumerate(QKV)}
+    edits |= {"attn.scores": partial(rounded_scores, function=function)}
+    edits |= {"attn.z": partial(rounded_sum, function=function)}
+    edits |= {name: partial(rounded_product, path=path, function=function) for path, (name, _) in MATRICES.items()}
+    return {**edits, "logits": partial(rounded_logits, function=function)}
+
+
 STREAM_TENSORS = ("embed", "resid_mid", "resid_post")
 EVERY_TENSOR = sorted({name.removeprefix("h.N.") for name in TRACE_SHAPES})
 
@@ -428,9 +467,17 @@ def _of_rounding() -> Iterator[Cause]:
     edits: dict[str, Edit] = {"float16": rounded_to_float16, "bfloat16": rounded_to_bfloat16}
     for name, edit in edits.items():
         words = f"the residual stream is kept in half precision ({name})"
-        yield Cause(words, dict.fromkeys(STREAM_TENSORS, edit), coarse=True)
+        yield Cause(words, dict.fromkeys(STREAM_TENSORS, edit), coarse=True, throughout=True)
         words = f"every intermediate is rounded to half precision ({name})"
-        yield Cause(words, dict.fromkeys(EVERY_TENSOR, edit), coarse=True)
+        yield Cause(words, dict.fromkeys(EVERY_TENSOR, edit), coarse=True, throughout=True)
+    grids: dict[str, Function] = {
+        "TF32: what goes into them is rounded to 10 bits of mantissa": to_tf32,
+        "TF32: what goes into them is cut off behind 10 bits of mantissa": cut_to_tf32,
+        "bfloat16: what goes into them is rounded, their sums are in float32": to_bfloat16,
+    }
+    for words, function in grids.items():
+        made = rounded_products(function)
+        yield Cause(f"the products are computed in {words}", made, coarse=True, throughout=True)
 
 
 # --- the output

@@ -96,6 +96,8 @@ def shown(value: Any) -> str:
     """Return an argument in a few words: an array by its shape, a function by its name."""
     if isinstance(value, np.ndarray):
         return f"<array {value.shape}>" if value.size > 12 else str(value.tolist())
+    if isinstance(value, partial):
+        return "partial(" + call_of(value, value.func.__name__)[0].partition("(")[2]
     if callable(value):
         name = getattr(value, "__name__", "")
         return body_of(value) if name == "<lambda>" else name or "..."

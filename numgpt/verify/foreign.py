@@ -111,6 +111,7 @@ OTHERS = {
     r"^ln_final\.hook_in$": "the same as resid_post of the last layer",
     r"\.(weight|bias)$": "a parameter: verify compares what a program computes",
 }
+UNKNOWN = "no name that we know"
 BEFORE_GAIN = "is normalised, but before gain and bias; ours is after them"
 
 
@@ -148,7 +149,7 @@ def why_not(name: str) -> str:
     >>> why_not("blocks.0.ln1.hook_scale"), why_not("my_tensor")
     ('the standard deviation in a layer norm, which has no name here', 'no name that we know')
     """
-    return next((why for end, why in OTHERS.items() if re.search(end, name)), "no name that we know")
+    return next((why for end, why in OTHERS.items() if re.search(end, name)), UNKNOWN)
 
 
 def rule_of(name: str) -> tuple[str, int]:

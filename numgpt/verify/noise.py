@@ -149,6 +149,29 @@ def to_bfloat16(x: np.ndarray) -> np.ndarray:
     return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(x.dtype)
 
 
+def to_tf32(x: np.ndarray) -> np.ndarray:
+    """Round to TF32, a float32 with 10 bits of mantissa, and return the dtype of x; ties go away from 0.
+
+    >>> to_tf32(np.array([1 + 2**-11, 1 + 2**-12])).tolist()
+    [1.0009765625, 1.0]
+    """
+    return _upper_bits(x, add=0x1000)
+
+
+def cut_to_tf32(x: np.ndarray) -> np.ndarray:
+    """Cut off what TF32 does not hold, as a tensor core does to a float32 that was not rounded; keep the dtype of x.
+
+    >>> cut_to_tf32(np.array([1 + 2**-10, 1 + 2**-11])).tolist()
+    [1.0009765625, 1.0]
+    """
+    return _upper_bits(x, add=0)
+
+
+def _upper_bits(x: np.ndarray, add: int) -> np.ndarray:
+    bits = x.astype(np.float32).view(np.uint32)
+    return ((bits + add) & 0xFFFFE000).astype(np.uint32).view(np.float32).astype(x.dtype)
+
+
 # --- a dump beside our own passes
 
 # Transformers on 1,000 random models had at most 6.9 times our noise, a sum of 3,072 products one by one 5 times; the

@@ -37,6 +37,7 @@ class Site(NamedTuple):
 
 
 Edit = Callable[[Site], np.ndarray]
+Patch = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Cause(NamedTuple):
@@ -45,10 +46,12 @@ class Cause(NamedTuple):
     words: str
     edits: Mapping[str, Edit]  # name without "h.N." -> what comes out instead
     shown: Mapping[str, Edit] = MappingProxyType({})  # name -> what a dump has, where the run itself goes on rightly
-    patch: Callable[[dict[str, Any]], dict[str, Any]] | None = None  # other parameters, in all layers
+    patch: Patch | None = None  # other parameters
     apart: bool = False  # the edits may happen one without the other: a mistake of one layer norm, or of all
     behind: bool = False  # it comes behind the product that makes q, k and v, or the scores: those in a dump are right
     coarse: bool = False  # it rounds, so that values on the edge between two may go either way
+    throughout: bool = False  # it is made in all layers: in one alone it is not tried
+    by_layer: bool = False  # the patch is one of each layer by itself, which may be made in one alone
     before: tuple[int, ...] = ()  # ids that stand before the text, and are seen
 
 
@@ -98,12 +101,21 @@ def attempts(cause: Cause, config: Config) -> Iterator[Attempt]:
 def attempts_in_one(cause: Cause, config: Config, layers: range) -> Iterator[Attempt]:
     """Yield a mistake as made in one layer alone; and one of layer norms as made in a single one of them."""
     bases = sorted({*cause.edits, *cause.shown} - OUTSIDE)
-    for layer in layers if bases and config.n_layer > 1 else ():
-        yield Attempt(cause, partial(is_in, layer=layer), f"{cause.words}, in layer {layer} alone")
+    possible = (bases or cause.by_layer) and config.n_layer > 1 and not cause.throughout
+    for layer in layers if possible else ():
+        there = cause._replace(patch=partial(patched_in_one, patch=cause.patch, layer=layer)) if cause.patch else cause
+        yield Attempt(there, partial(is_in, layer=layer), f"{cause.words}, in layer {layer} alone")
         if cause.apart:
             for base in bases:
                 where = partial(is_in, layer=layer, base=base)
                 yield Attempt(cause, where, f"{cause.words}: h.{layer}.{base} alone")
+
+
+def patched_in_one(params: dict[str, Any], patch: Patch, layer: int) -> dict[str, Any]:
+    """Return parameters of which those of one layer are patched."""
+    layers = list(params["h"])
+    [layers[layer]] = patch({"h": [layers[layer]]})["h"]
+    return {**params, "h": layers}
 
 
 # --- the pass

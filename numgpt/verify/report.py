@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numgpt.checks import check_ids
-from numgpt.config import Config
 from numgpt.errors import CheckpointError, OptionError
 from numgpt.model import Ids, Model
 from numgpt.trace import layer_and_base, trace_shapes
+from numgpt.verify.by_value import match
 from numgpt.verify.changes import Change, changes_of
 from numgpt.verify.dump import Dump
-from numgpt.verify.foreign import BEFORE_GAIN, Found, Misfit, is_veiled, place, rename, why_not
+from numgpt.verify.foreign import BEFORE_GAIN, UNKNOWN, Found, Misfit, is_veiled, place, rename, why_not
 from numgpt.verify.noise import WIDEN, Comparison
 from numgpt.verify.passes import NORMS
 from numgpt.verify.pattern import describe
@@ -47,6 +47,14 @@ class Difference(NamedTuple):
     ours: np.ndarray  # of the same shape
 
 
+class Matched(NamedTuple):
+    """A tensor of a dump whose name no rule knows."""
+
+    source: str  # its name in the dump
+    name: str  # what of ours it is
+    how: str  # that is told by its "value", by the "number" in its name, or by its "shape"
+
+
 class Report(NamedTuple):
     """What became of a dump."""
 
@@ -59,6 +67,7 @@ class Report(NamedTuple):
     changes: tuple[Change, ...] = ()  # of our code, which make the likeliest cause
     difference: Difference | None = None
     behind: tuple[tuple[str, str], ...] = ()  # where the next mistakes show, with the first taken as given, and which
+    matched: tuple[Matched, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -85,7 +94,7 @@ def compare(dump: Dump, model: Model, ids: Ids | None = None) -> Report:
     (False, 'h.2.attn_out', 'missing bias: attn.c_proj.b, in layer 2 alone')
     """
     ids = check_ids(ids_of(dump) if ids is None else ids, model.config.n_vocab)
-    found, misfits, not_compared = find_tensors(dump, model, len(ids))
+    found, misfits, not_compared, matched = find_tensors(dump, model, ids)
     if not found and not misfits:
         listed = "; ".join(f"{name}: {why}" for name, why in list(not_compared.items())[:5])
         raise CheckpointError(f"the dump has no tensor to compare, expected names such as h.0.attn.q; {listed}")
@@ -111,6 +120,7 @@ def compare(dump: Dump, model: Model, ids: Ids | None = None) -> Report:
         why.changes,
         difference,
         why.behind,
+        tuple(matched),
     )
 
 
@@ -201,24 +211,30 @@ def ids_of(dump: Dump) -> Ids:
     return ids if isinstance(ids, list) else [ids]
 
 
-def find_tensors(dump: Dump, model: Model, T: int) -> tuple[dict[str, Found], dict[str, Row], dict[str, str]]:
-    """Find those tensors of a dump that we have too.
+class Contents(NamedTuple):
+    """What a dump has."""
 
-    Returns them by our names in model order; rows for those whose shape can't be right; and why others, by their
-    names in the dump, are not compared.
-    """
+    found: dict[str, Found]  # by our names, in the order of the model
+    misfits: dict[str, Row]  # of those whose shape can't be right
+    not_compared: dict[str, str]  # name in the dump -> why
+    matched: list[Matched]
+
+
+def find_tensors(dump: Dump, model: Model, ids: np.ndarray) -> Contents:
+    """Find those tensors of a dump that we have too: by their names, and where no rule knows these, by their values."""
+    named = {source: name for source in dump.tensors if (name := rename(source))}
+    others = {source: why_not(source) for source in dump.tensors if source not in named and source not in IDS}
+    unknown = {source: dump.tensors[source] for source, why in others.items() if why == UNKNOWN}
+    matching = match(unknown, model, ids)
+    kinds = {"value": matching.by_value, "number": matching.by_number, "shape": {} if named else matching.by_shape}
+    entries = {**named, **{source: name for some in kinds.values() for source, name in some.items()}}
+    not_compared = {source: matching.left.get(source, why) for source, why in others.items() if source not in entries}
     found: dict[str, Found] = {}
     misfits: dict[str, Row] = {}
-    not_compared: dict[str, str] = {}
-    unnamed: dict[str, np.ndarray] = {}
-    for source, tensor in dump.tensors.items():
-        name = rename(source)
-        if name is None:
-            if source not in IDS:
-                unnamed[source] = tensor
-            continue
+    for source, name in entries.items():
+        tensor = dump.tensors[source]
         try:
-            placed = place(name, tensor, model.config, T)
+            placed = place(name, tensor, model.config, len(ids))
         except Misfit as misfit:
             not_compared[source] = str(misfit)
             if misfit.name:
@@ -231,28 +247,15 @@ def find_tensors(dump: Dump, model: Model, T: int) -> tuple[dict[str, Found], di
                 found[ours] = Found(source, x.astype(np.float64), is_veiled(name))
             else:
                 not_compared[source] = "the same as another tensor of the dump"
-    for source, tensor in unnamed.items():
-        if (
-            len(unnamed) == 1
-            and not found
-            and not misfits
-            and (logits := as_logits(tensor, model.config, T)) is not None
-        ):
-            found["logits"] = Found(source, logits, veiled=False)
-        else:
-            not_compared[source] = why_not(source)
     misfits = {name: row for name, row in misfits.items() if name not in found}
-    return {name: found[name] for name in in_order(found, model)}, misfits, not_compared
-
-
-def as_logits(x: np.ndarray, config: Config, T: int) -> np.ndarray | None:
-    """Return an array as logits where its shape says so, as no other tensor of the model has it; else None."""
-    try:
-        [(_, placed)] = place("logits", x, config, T).items()
-    except Misfit:
-        return None
-    others = {config.n_embd, 3 * config.n_embd, config.mlp_width, T}
-    return placed.astype(np.float64) if config.n_vocab not in others and x.dtype.kind == "f" else None
+    found = {name: found[name] for name in in_order(found, model)}
+    matched = [
+        Matched(source, names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}", how)
+        for how, some in kinds.items()
+        for source in some
+        if (names := [name for name, tensor in found.items() if tensor.source == source])
+    ]
+    return Contents(found, misfits, not_compared, matched)
 
 
 def is_before_gain(x: np.ndarray, name: str, params: dict[str, Any]) -> bool:

@@ -11,12 +11,13 @@ from numgpt.params import count_params
 from numgpt.trace import layer_and_base, trace_shapes
 from numgpt.verify.causes import OUTPUT, USUAL_EPS, all_causes, wrong_epsilon
 from numgpt.verify.foreign import Found
-from numgpt.verify.noise import WIDEN, Comparison, Gap, gap_between, noise_of, widest
+from numgpt.verify.noise import WIDEN, Comparison, Gap, gap_between, noise_of, rounding, widest
 from numgpt.verify.passes import (
     NORMS,
     QKV,
     Attempt,
     Cause,
+    Rounded,
     Site,
     Stop,
     attempts,
@@ -31,6 +32,8 @@ from numgpt.verify.solve_site import causes_at
 
 FIRSTS, FEW_FIRSTS = 12, 1  # mistakes that are taken for one of two, in a small model and in a large one
 LARGE = 3e7  # parameters
+FAINT = 0.1  # of the first difference: what makes less in all layers is not tried in one, which would make still less
+COARSE_PASSES = 2  # with rounding at random, of a mistake that rounds: values on the edge between two go either way
 COLUMNS = 512  # of the logits, that are enough to see whether a mistake lessens their difference
 
 
@@ -75,6 +78,7 @@ class Search:
         self.config, self.found, self.truth = comparison.config, comparison.found, comparison.truth
         self.fits: list[Fit] = []
         self.lessened: list[tuple[float, Attempt]] = []  # what part of the difference each leaves, made in all layers
+        self.loudness: dict[str, float] = {}  # words -> what part of the difference it makes, in all layers
 
     def explain(self) -> list[Fit]:
         """Return the mistakes that explain the first difference, best first; none if none does.
@@ -95,13 +99,15 @@ class Search:
         for causes in near, far:
             self.try_all(attempt for cause in causes for attempt in attempts(cause, self.config))
             if any(map(self.is_whole, self.fits)):
-                return likeliest(self.fits)
-            self.try_all(attempt for cause in causes for attempt in attempts_in_one(cause, self.config, layers))
+                break
+            heard = (cause for cause in causes if self.loudness.get(cause.words, np.inf) >= FAINT)
+            self.try_all(attempt for cause in heard for attempt in attempts_in_one(cause, self.config, layers))
             if not any(fit.explains for fit in self.fits):
                 self.try_all(self.solved())
             if any(fit.explains for fit in self.fits):
-                return likeliest(self.fits)
-        self.try_all(attempts(wrong_epsilon(self.config, search_eps(self.left_by_eps)), self.config))
+                break
+        if not any(fit.explains and fit.likeness is None for fit in self.fits):  # what rounds may look like it
+            self.try_all(attempts(wrong_epsilon(self.config, search_eps(self.left_by_eps)), self.config))
         return likeliest(self.fits) if any(fit.explains for fit in self.fits) else []
 
     def explain_by_two(self) -> tuple[Attempt, Fit] | None:
@@ -237,11 +243,13 @@ class Search:
                 if self.is_promising(attempt) and (fit := self.fit(attempt)):
                     self.fits.append(fit)
 
-    def run(self, attempt: Attempt, single: bool = False, stop: Stop | None = None) -> dict[str, np.ndarray]:
+    def run(
+        self, attempt: Attempt, single: bool = False, stop: Stop | None = None, rounded: Rounded | None = None
+    ) -> dict[str, np.ndarray]:
         """Run the model with a mistake in it: in float64, or in float32 where it is a single-precision pass."""
         ours = self.comparison
-        params = ours.params32 if single else ours.params64
-        return run(ours.ids, params, self.config, self.found, attempt.cause, attempt.where, stop=stop, given=ours.given)
+        params, (cause, where, _) = ours.params32 if single else ours.params64, attempt
+        return run(ours.ids, params, self.config, self.found, cause, where, rounded, stop, ours.given)
 
     def is_promising(self, attempt: Attempt) -> bool:
         """Look quickly whether a mistake lessens the first difference by much, or makes one that is like it.
@@ -254,34 +262,44 @@ class Search:
         def stop(name: str, x: np.ndarray) -> bool:
             return name == self.first or (not cause.coarse and ours.over_noise(name, x) > slack * WIDEN)
 
-        if self.first == "logits" and not cause.coarse and not (cause.patch or cause.before or "logits" in cause.edits):
-            before, after = self.gaps_of_some(attempt)
+        if self.first == "logits" and not cause.coarse and self.reads_the_same_head(attempt):
+            theirs, right, made = self.some_logits(attempt)
         else:
-            made = self.run(attempt, single=ours.scale >= 1 and not cause.coarse, stop=stop)
-            if self.first not in made:
+            found = self.run(attempt, single=ours.scale >= 1 and not cause.coarse, stop=stop)
+            if self.first not in found:
                 return False
-            if cause.coarse:  # it can't be met exactly: values on an edge between two numbers go either way
-                return self.likeness(made[self.first]) >= 0.6
-            before, after = (ours.gap(self.first, x[self.first]).rms for x in (self.truth, made))
+            theirs, right = self.comparison.both(self.first)
+            made = found[self.first][-len(theirs) :] if self.first == "logits" else found[self.first]
+        pairs = (theirs, right), (theirs, made), (made, right)
+        before, after, change = (gap_between(self.first, x, y).rms for x, y in pairs)
+        if attempt.where is is_in:
+            part = change / before if np.isfinite(before) else np.inf
+            self.loudness[cause.words] = max(part, self.loudness.get(cause.words, 0.0))
+        if cause.coarse:  # it can't be met exactly: values on an edge between two numbers go either way
+            return self.likeness(found[self.first]) >= 0.6
         if after < 0.95 * before and attempt.where is is_in:
             self.lessened.append((after / before, attempt))
         return after <= 0.3 * before if np.isfinite(before) else bool(np.isfinite(after))
 
-    def gaps_of_some(self, attempt: Attempt) -> tuple[float, float]:
-        """Return how far some columns of the logits are apart without a mistake and with it.
+    def reads_the_same_head(self, attempt: Attempt) -> bool:
+        """Whether some columns of the logits tell of a mistake: it leaves the output head and the text as they are."""
+        cause = attempt.cause
+        return not (cause.before or "logits" in cause.edits or (cause.patch and layer_of(attempt) is None))
+
+    def some_logits(self, attempt: Attempt) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return some columns of the logits: as the dump has them, as they are right, and with a mistake.
 
         A mistake in a single layer begins there, with what the pass without it gives that layer to read. Where the
         weights of a large model are read again for each mistake, that makes a third of the reading.
         """
         params, found, right = self.some
-        layer = getattr(attempt.where, "keywords", {}).get("layer")
+        layer = layer_of(attempt)
         resume = (layer, self.depths[layer]) if layer and len(found) == 1 else None
         ours, theirs = self.comparison, found["logits"].x
         with_it = run(
             ours.ids, params, self.config, found, attempt.cause, attempt.where, given=ours.given, resume=resume
         )["logits"]
-        without, made = (gap_between("logits", theirs, x[-len(theirs) :]).rms for x in (right, with_it))
-        return without, made
+        return theirs, right[-len(theirs) :], with_it[-len(theirs) :]
 
     @cached_property
     def some(self) -> tuple[dict[str, Any], dict[str, Found], np.ndarray]:
@@ -310,11 +328,13 @@ class Search:
 
     def fit(self, attempt: Attempt) -> Fit | None:
         """Return how well a mistake explains the dump; None if a tensor before the first difference parts with it."""
-        in64, in32 = self.run(attempt), self.run(attempt, single=True)
+        in64, passes = self.run(attempt), [self.run(attempt, single=True)]
+        if attempt.cause.coarse:
+            passes += [self.run(attempt, rounded=rounding(seed)) for seed in range(COARSE_PASSES)]
         leftovers: dict[str, Leftover] = {}
         then = None
         for name in in64:
-            leftovers[name] = self.leftover(name, in64[name], in32[name], attempt.cause.coarse)
+            leftovers[name] = self.leftover(name, in64[name], [x[name] for x in passes], attempt.cause.coarse)
             if leftovers[name].over_noise > WIDEN:
                 then = name
                 break
@@ -332,10 +352,10 @@ class Search:
             attempt=attempt,
         )
 
-    def leftover(self, name: str, in64: np.ndarray, in32: np.ndarray, coarse: bool) -> Leftover:
-        """Return what is left of the difference of a tensor, from passes with a mistake in both precisions."""
+    def leftover(self, name: str, in64: np.ndarray, passes: list[np.ndarray], coarse: bool) -> Leftover:
+        """Return what is left of the difference of a tensor, from a pass with a mistake and others that round."""
         ours = self.comparison
-        noise = widest(noise_of(name, [in32], in64), ours.noise[name])
+        noise = widest(noise_of(name, passes, in64), ours.noise[name])
         if coarse:  # where few values go the other way, they may leave 2 % of the difference
             allowed = ours.gap(name, self.truth[name]).times(0.02)
             noise = Gap(*map(max, noise, allowed))
@@ -349,6 +369,11 @@ class Search:
         if made.shape != found.shape or not made.any() or not np.isfinite(found).all():
             return 0.0
         return float((made * found).sum() / np.sqrt((made * made).sum() * (found * found).sum()))
+
+
+def layer_of(attempt: Attempt) -> int | None:
+    """Return the one layer that a mistake is made in; None for one of all, or outside of them."""
+    return getattr(attempt.where, "keywords", {}).get("layer")
 
 
 # --- the verdict

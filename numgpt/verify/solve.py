@@ -44,9 +44,17 @@ def search_eps(remaining: Callable[[float], float]) -> float:
     powers = np.arange(-12.0, 0.0)
     best = powers[np.argmin([left(power) for power in powers])]
     a, b, section = best - 1, best + 1, (5**0.5 - 1) / 2
-    for _ in range(20):
-        c, d = b - section * (b - a), a + section * (b - a)
-        a, b = (a, d) if left(c) < left(d) else (c, b)
+    c, d = b - section * (b - a), a + section * (b - a)
+    at_c, at_d = left(c), left(d)
+    for _ in range(16):
+        if at_c < at_d:
+            b, d, at_d = d, c, at_c
+            c = b - section * (b - a)
+            at_c = left(c)
+        else:
+            a, c, at_c = c, d, at_d
+            d = a + section * (b - a)
+            at_d = left(d)
     return float(f"{10 ** ((a + b) / 2):.2g}")
 
 

@@ -65,7 +65,10 @@ def command(*arguments):
 # ---- the results
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"stop_strings": ["a", "k"]}, {"overflow": "slide"}])
+FORM = {"regex": "(?s)[^e]{8}.*", "ban": ["a", " "]}
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"stop_strings": ["a", "k"]}, {"overflow": "slide"}, FORM])
 def test_each_text_is_that_of_generate_with_the_stream_of_its_line(checkpoint, source, output, options):
     model = numgpt.load(checkpoint, dtype="float64")
     job = Job("generate", {"max_new_tokens": 40, "seed": 3, **options})

@@ -1,6 +1,7 @@
 """`numgpt generate`: what it shows, how it is steered, and where a text ends."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from support.cli import call, fails, pipe_in, tiny
 import numgpt
 from numgpt.cli import main as cli
 from numgpt.decoding.beam import beam_search
+from numgpt.decoding.steering import contrast, experts
 
 pytestmark = pytest.mark.usefixtures("storyteller_once")
 STORY = ["generate", "Once upon a time", "--seed", "1", "-n", "20"]
@@ -172,6 +174,20 @@ def test_the_controls_are_those_of_python(capsys):
     assert json.loads(out)["ids"] == list(steps)
 
 
+def test_a_text_keeps_to_a_form_and_leaves_out_what_is_banned(capsys):
+    options = ("--regex", " [a-z ]{10,60}[.]", "--ban", "the", "--ban", "and", "--seed", "2", "-q", "--json")
+    _, out, _ = call(capsys, "generate", "The king", *options)
+    found = json.loads(out)
+    assert re.fullmatch(" [a-z ]{10,60}[.]", found["text"])
+    assert "the" not in found["text"]
+    assert found["finish_reason"] == "stop"
+    m = numgpt.load("storyteller")
+    controls = {"regex": " [a-z ]{10,60}[.]", "ban": ["the", "and"], "tokenizer": m.tokenizer}
+    controls |= {"temperature": 0.8, "top_k": 40, "seed": 2}
+    ids = m.tokenizer.encode("The king")
+    assert found["ids"] == list(numgpt.generate(ids, m.params, m.config, max_new_tokens=200, **controls))
+
+
 def test_beams_make_the_likeliest_texts_and_draw_nothing(capsys):
     options = ("--num-beams", "3", "--length-penalty", "2", "--early-stopping", "true", "--stop", " man")
     _, out, err = call(capsys, "generate", "The king", "-n", "9", "--json", "--num-return-sequences", "2", *options)
@@ -201,6 +217,8 @@ def test_past_the_context_limit_a_text_can_slide_and_its_cost_is_said(capsys, tm
         (("--stop", ""), "--stop is [''], expected a list of strings, none of them empty"),
         (("--logit-bias", "king"), "--logit-bias is 'king', expected TEXT=NUMBER, as in ' king=2.5'"),
         (("--logit-bias", "=1"), "a key of --logit-bias is (), expected one or more ids"),
+        (("--ban", ""), "--ban is [''], expected a list of texts, none of them empty; off without it"),
+        (("--regex", "a(?=b)"), "regex has '(?=b)', which is neither a group (...) or (?:...), nor (?i) or (?s)"),
         (("--bad-words", ""), "--bad-words[0] is [], expected one or more ids"),
         (("--num-return-sequences", "0"), "--num-return-sequences is 0, expected an integer of 1 or more"),
         (("--num-beams", "2", "--temperature", "0.7"), "temperature is 0.7, but beam search draws no token"),
@@ -219,3 +237,39 @@ def test_an_error_after_the_prompt_has_a_line_of_its_own(capsys, tmp_path):
     tensors = hub_tensors(TOKENS)
     tensors["ln_f.bias"][:] = np.inf
     assert call(capsys, "generate", "abc", "-m", tiny(tmp_path, tensors=tensors))[1] == "abc\n"
+
+
+def test_a_second_opinion_is_that_of_the_library(capsys):
+    model = numgpt.load("storyteller")
+    ids = model.tokenizer.encode("The king")
+    options = {"max_new_tokens": 8, "seed": 3, "temperature": 0.8, "top_k": 40, "tokenizer": model.tokenizer}
+    ways = {
+        ("--guidance-scale", "2", "--negative-prompt", "The queen"): {
+            "guidance_scale": 2,
+            "negative_prompt": "The queen",
+        },
+        ("--contrast", "storyteller", "--strength", "0.3"): {"steering": contrast(model, 0.3)},
+        ("--expert", "storyteller"): {"steering": experts(model)},
+    }
+    for flags, asked in ways.items():
+        found = json.loads(call(capsys, "generate", "The king", "-n", "8", "--seed", "3", *flags, "--json")[1])
+        assert found["ids"] == list(numgpt.generate(ids, model.params, model.config, **options, **asked))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--strength", "2"], "--strength is that of"),
+        (["--contrast", "storyteller", "--expert", "storyteller"], "--contrast goes without"),
+    ],
+)
+def test_opinions_that_do_not_go_together_are_refused(capsys, flags, words):
+    code, _, err = call(capsys, "generate", "The king", *flags)
+    assert code == 2
+    assert words in err
+
+
+def test_a_negative_prompt_alone_is_refused(capsys):
+    assert "--negative-prompt is what --guidance-scale leads away from" in fails(
+        capsys, "generate", "The king", "--negative-prompt", "a"
+    )

@@ -459,6 +459,8 @@ RANGES = {
     "min_new_tokens": ([*NOT_NUMBERS, None, 1.0, np.int64(-1)], "an integer of 0 or more; 0 for off"),
     "logit_bias": ([5, "ab", [1, 2], [()], {None: 1.0}], BIAS),
     "bad_words": ([5, "ab", {1: 2}, {(1, 2)}, True], "a list of lists of ids, or None for off"),
+    "ban": ([5, "ab", [""], [5], {"a"}, True], "a list of texts, none of them empty, or None for off"),
+    "regex": ([5, "", b"a", ["a"], True], "a pattern, or None for off"),
 }
 BAD = [(name, value, expected) for name, (values, expected) in RANGES.items() for value in values]
 GOOD = {
@@ -572,11 +574,11 @@ def test_option_errors_are_errors_of_numgpt_and_of_values():
 
 
 def test_the_defaults_are_the_model_s_own_distribution():
-    assert Sampling() == (1.0, None, None, None, 1.0, None, None, None, 0, 0.0, 0.0, None)
+    assert Sampling() == (1.0, None, None, None, 1.0, None, None, None, 0, 0.0, 0.0, None, None, None)
     assert Sampling._fields == (
         *("temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
         *("logit_bias", "no_repeat_ngram_size", "bad_words", "min_new_tokens"),
-        *("presence_penalty", "frequency_penalty", "green_list"),
+        *("presence_penalty", "frequency_penalty", "ban", "regex", "green_list"),
     )
 
 

@@ -111,7 +111,7 @@ def test_wrong_stop_strings_are_refused_by_the_call_itself(stops):
 
 
 def test_stop_strings_need_a_tokenizer_and_text_does():
-    with pytest.raises(OptionError, match="stop_strings need the model's tokenizer"):
+    with pytest.raises(OptionError, match="stop_strings needs the model's tokenizer"):
         generate([1], STORY.params, STORY.config, max_new_tokens=1, stop_strings=["a"])
     with pytest.raises(TokenError, match="no tokenizer"):
         complete(STORY._replace(tokenizer=None), "The")

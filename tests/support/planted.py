@@ -58,6 +58,69 @@ def bfloat16(x):
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
+def rounded_layer(params, i):
+    """Round all parameters of a layer to bfloat16."""
+    p = params["h"][i]
+    for part in p["ln_1"], p["ln_2"], *p["attn"].values(), *p["mlp"].values():
+        for name in part:
+            part[name] = bfloat16(part[name])
+
+
+def tf32(x):
+    """A float32 of 10 bits of mantissa: by its mantissa and exponent, not by its bits."""
+    mantissa, exponent = np.frexp(np.asarray(x, np.float32).astype(float))
+    return np.ldexp(np.copysign(np.floor(np.abs(mantissa) * 2048 + 0.5), mantissa), exponent - 11)
+
+
+def tf32_cut_off(x):
+    mantissa, exponent = np.frexp(np.asarray(x, np.float32).astype(float))
+    return np.ldexp(np.trunc(mantissa * 2048), exponent - 11)
+
+
+def with_products(rounded):
+    """A GPT-2 all of whose products take rounded numbers and add them up exactly; it rounds to float32 behind each."""
+
+    def made(ids, params, config):
+        seen = {}
+
+        def times(a, b):
+            return (rounded(a).astype(float) @ rounded(b).astype(float)).astype(np.float32)
+
+        def keep(name, x):
+            seen[name] = x.astype(np.float32)
+            return seen[name]
+
+        def norm(x, p):
+            x = x.astype(float)
+            d = x - x.mean(axis=1, keepdims=True)
+            return d / np.sqrt((d**2).mean(axis=1, keepdims=True) + config.layer_norm_epsilon) * p["g"] + p["b"]
+
+        T, H = len(ids), config.n_head
+        x = keep("embed", params["wte"][ids] + params["wpe"][:T])
+        for i, p in enumerate(params["h"]):
+            at = f"h.{i}."
+            a = keep(f"{at}ln_1", norm(x, p["ln_1"]))
+            qkv = np.split(times(a, p["attn"]["c_attn"]["w"]) + p["attn"]["c_attn"]["b"], 3 * H, axis=1)
+            q, k, v = (keep(f"{at}attn.{n}", np.stack(qkv[j * H : (j + 1) * H])) for j, n in enumerate("qkv"))
+            scores = [times(q[h], k[h].T) / q.shape[2] ** 0.5 for h in range(H)]
+            scores = keep(f"{at}attn.scores", np.where(np.triu(np.ones((T, T)), 1) > 0, -np.inf, scores))
+            e = np.exp(scores.astype(float))
+            w = keep(f"{at}attn.weights", e / e.sum(axis=2, keepdims=True))
+            z = keep(f"{at}attn.z", np.stack([times(w[h], v[h]) for h in range(H)]))
+            out = times(np.concatenate(list(z), axis=1), p["attn"]["c_proj"]["w"]) + p["attn"]["c_proj"]["b"]
+            x = keep(f"{at}resid_mid", x + keep(f"{at}attn_out", out))
+            b = keep(f"{at}ln_2", norm(x, p["ln_2"]))
+            pre = keep(f"{at}mlp.pre", times(b, p["mlp"]["c_fc"]["w"]) + p["mlp"]["c_fc"]["b"])
+            post = keep(f"{at}mlp.post", tanh_gelu(ROOT, 0.044715)(pre.astype(float)))
+            out = keep(f"{at}mlp_out", times(post, p["mlp"]["c_proj"]["w"]) + p["mlp"]["c_proj"]["b"])
+            x = keep(f"{at}resid_post", x + out)
+        x = keep("ln_f", norm(x, params["ln_f"]))
+        keep("logits", times(x, params["wte"].T))
+        return seen
+
+    return made
+
+
 def with_params(change):
     return lambda ids, params, config: dump(ids, changed(params, change), config, dtype=np.float32)
 
@@ -163,6 +226,21 @@ PLANTED = {
         "rounded to int8, one scale an input",
         with_params(in_layers(lambda p: in_int8(p, 1))),
     ),
+    "int8 in a layer": (
+        "a layer that is quantised and the others not",
+        "rounded to int8, one scale an output, in layer 1 alone",
+        with_params(lambda p: in_int8(p["h"][1], 0)),
+    ),
+    "a layer in bfloat16": (
+        "a layer loaded from another file",
+        "the weights are rounded to half precision (bfloat16), in layer 2 alone",
+        with_params(lambda p: rounded_layer(p, 2)),
+    ),
+    "no biases in a layer": (
+        "a layer whose biases were not copied",
+        "missing bias: those of all matrices, in layer 1 alone",
+        with_params(lambda p: biases({"h": [p["h"][1]]}, 0)),
+    ),
     "wpe in bfloat16": (
         "a table kept apart",
         "wpe alone is rounded to half precision (bfloat16)",
@@ -260,6 +338,21 @@ PLANTED = {
         "another order of tokens",
         "the features are in another order",
         with_logits(lambda x: x[:, AN_ORDER]),
+    ),
+    "TF32": (
+        "torch.backends.cuda.matmul.allow_tf32, cuBLAS",
+        "the products are computed in TF32: what goes into them is rounded",
+        with_products(tf32),
+    ),
+    "TF32 cut off": (
+        "a tensor core that is given float32",
+        "the products are computed in TF32: what goes into them is cut off",
+        with_products(tf32_cut_off),
+    ),
+    "bfloat16 products": (
+        'torch.set_float32_matmul_precision("medium")',
+        "the products are computed in bfloat16: what goes into them is rounded",
+        with_products(bfloat16),
     ),
     "log-probabilities": (
         "log_softmax in the model",

@@ -12,9 +12,9 @@ from support.dumps import wide_params
 from numgpt.config import Config
 from numgpt.hub.loading import load_tokenizer
 from numgpt.model import Model
-from numgpt.server.app import Server
-from numgpt.server.guard import access_for
-from numgpt.server.running import bind, process_of
+from numgpt.serve.app import Server
+from numgpt.serve.guard import access_for
+from numgpt.serve.running import bind, process_of
 
 
 def small(n_ctx=64, seed=0, n_vocab=None):

@@ -144,7 +144,8 @@ def test_a_layer_norm_before_gain_and_bias_is_not_compared():
     [
         ("h.0.attn.c_attn.weight", np.zeros((12, 36)), "a parameter: verify compares what a program computes"),
         ("transformer.wte", np.zeros((9, 12)), "tokens without positions: ours is in embed"),
-        ("my_tensor", np.zeros((9, 12)), "no name that we know"),
+        ("my_tensor", np.zeros((9, 11)), "no name that we know"),
+        ("my_tensor", np.zeros((9, 12)), "no name that we know, and its values are none of ours"),
         ("h.3.ln_1", np.zeros((9, 12)), "layer 3, but the model has layers 0 to 2"),
         ("ln1", np.zeros((2, 1, 9, 12)), "shape (2, 1, 9, 12), expected 3 layers on the first axis"),
     ],

@@ -16,7 +16,7 @@ def page_of(name: str) -> tuple[str, str]:
     >>> "<h1>storyteller</h1>" in page, policy.split("; ")[0]
     (True, "default-src 'none'")
     """
-    page, style, script = (file_of_the_page(f"page.{kind}", "numgpt.server") for kind in ("html", "css", "js"))
+    page, style, script = (file_of_the_page(f"page.{kind}", "numgpt.serve") for kind in ("html", "css", "js"))
     styles, scripts = (
         f"{hash_of(ours)} {hash_of(file_of_the_page(theirs))}"
         for ours, theirs in (

@@ -12,8 +12,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from numgpt.checks import check_option
 from numgpt.errors import OptionError
-from numgpt.server.app import Server
-from numgpt.server.guard import Access
+from numgpt.serve.app import Server
+from numgpt.serve.guard import Access
 
 SECONDS_FOR_HEADERS = 10.0
 SECONDS_TO_READ = 60.0

@@ -7,30 +7,34 @@ by its name. Names and meanings are those of OpenAI's completions, and those of 
 import json
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, NamedTuple
 
 from numgpt.checks import check_ids, is_integer
 from numgpt.decoding.rules import Rules, check_prompt, check_rules, random_seed
 from numgpt.decoding.text import start_ids
-from numgpt.errors import NumgptError
+from numgpt.errors import ContextError, NumgptError
 from numgpt.model import Model, tokenizer_of
 from numgpt.tokenizer import Tokenizer
 
 MOST_TEXTS = 128  # prompts times n
+MOST_TOKENS = 1 << 16  # these times max_tokens
 MOST_LIKELIEST = 20
 MOST_BIASES = 1024
-MOST_STOPS, LONGEST_STOP = 16, 256
+MOST_STOPS, LONGEST_STOP = 16, 256  # and of banned texts
+LONGEST_PATTERN = 256
 CONTROLS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 COMPLETIONS = (  # the fields of a completion
     *("model", "prompt", "max_tokens", *CONTROLS, "n", "stop", "seed", "echo", "logprobs", "logit_bias"),
-    *("stream", "stream_options", "allow_special", "return_token_ids"),
+    *("stream", "stream_options", "allow_special", "return_token_ids", "guidance_scale", "negative_prompt"),
+    *("regex", "ban"),
 )
 NOT_OFFERED = {
     "best_of": "ask for n texts with logprobs, and choose",
     "suffix": "GPT-2 writes forwards only",
     "messages": "GPT-2 has no format of a chat: POST a prompt to /v1/completions",
     **dict.fromkeys(("tools", "tool_choice", "functions", "function_call"), "GPT-2 knows of no tools"),
-    "response_format": "GPT-2 keeps to no format",
+    "response_format": "a form to keep is asked for as regex",
     "user": "no record is kept of users",
 }
 ELSEWHERE = {  # what others call a field -> what it is called here
@@ -172,11 +176,15 @@ def asked_of(body: Mapping[str, Any], model: Model, name: str, **of_server: Any)
     if options and not stream:
         raise Refused(400, "stream_options goes with stream: true", "stream_options")
     check_fields(options, ("include_usage",), "stream_options")
+    rules, texts = rules_of(body, model, **of_server), len(prompts) * n
+    if rules.max_new_tokens * texts > MOST_TOKENS:
+        expected = f"at most {MOST_TOKENS // texts} for {texts} texts"
+        raise Refused(400, f"max_tokens is {rules.max_new_tokens}, expected {expected}", "max_tokens")
     expected = f"an integer from 0 to {MOST_LIKELIEST}"
     return Asked(
         prompts,
         ids,
-        rules_of(body, model, **of_server),
+        rules,
         n,
         value_of(body, "echo", False, is_bool, "true or false"),
         value_of(body, "logprobs", None, count_from(0, MOST_LIKELIEST), expected),
@@ -216,6 +224,7 @@ def prompts_of(prompt: Any, model: Model, tokenizer: Tokenizer, special: bool) -
             raise Refused(400, f"{where} is {kind_of(one)}, expected a text or a list of ids", "prompt")
         try:
             if isinstance(one, str):
+                check_length(one, model, tokenizer)
                 found = start_ids(model, tokenizer.encode(one, allow_special=special))
                 text = one
             else:
@@ -229,16 +238,30 @@ def prompts_of(prompt: Any, model: Model, tokenizer: Tokenizer, special: bool) -
     return texts, ids
 
 
+def check_length(text: str, model: Model, tokenizer: Tokenizer) -> None:
+    """Raise ContextError for a text that is too long however it is cut, so that nobody waits until it is."""
+    most = model.config.n_ctx * longest_piece(tokenizer)
+    if len(text) > most:
+        raise ContextError(f"{len(text)} characters, but the context of this model has no more than {most} bytes")
+
+
+@cache
+def longest_piece(tokenizer: Tokenizer) -> int:
+    """Return how many bytes the longest token has."""
+    return max(map(len, tokenizer.pieces(range(len(tokenizer)))))
+
+
 def rules_of(body: Mapping[str, Any], model: Model, **of_server: Any) -> Rules:
     """Return how the texts go on and where they end. The defaults are OpenAI's: 16 tokens of the model's own choice."""
-    stop = value_of(body, "stop", [], lambda x: isinstance(x, (str, list)), "a text, or a list of texts")
-    stops = [stop] if isinstance(stop, str) else stop
-    if len(stops) > MOST_STOPS or not all(isinstance(text, str) and 0 < len(text) <= LONGEST_STOP for text in stops):
-        expected = f"at most {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters"
-        raise Refused(400, f"stop is {shown(stop)}, expected {expected}", "stop")
+    stops, banned = texts_of(body, "stop"), texts_of(body, "ban")
+    expected = f"a pattern of 1 to {LONGEST_PATTERN} characters"
+    pattern = value_of(body, "regex", None, lambda x: isinstance(x, str) and 0 < len(x) <= LONGEST_PATTERN, expected)
     context = model.config.n_ctx
     expected = f"an integer from 0 to {context}, the context"
-    options = {name: body[name] for name in CONTROLS if body.get(name) is not None}
+    options = {name: body[name] for name in (*CONTROLS, "guidance_scale") if body.get(name) is not None}
+    negative = value_of(body, "negative_prompt", None, lambda x: isinstance(x, str), "a text")
+    if negative is not None:
+        check_length(negative, model, tokenizer_of(model))
     try:
         return check_rules(
             model.config,
@@ -247,13 +270,27 @@ def rules_of(body: Mapping[str, Any], model: Model, **of_server: Any) -> Rules:
             stop_strings=stops,
             tokenizer=model.tokenizer,
             logit_bias=bias_of(body),
+            ban=banned,
+            regex=pattern,
+            negative_prompt=negative,
             **of_server,
             **options,
         )
     except (NumgptError, UnicodeEncodeError) as error:  # the latter: a lone surrogate in stop
         message = str(error).replace("None", "null")
-        field = next((name for name in ("logit_bias", *CONTROLS) if name in message), "stop")
+        names = "regex", "negative_prompt", "guidance_scale", "logit_bias", *CONTROLS, "ban"
+        field = next((name for name in names if name in message), "stop")
         raise Refused(400, message if field in message else f"{field}: {message}", field) from None
+
+
+def texts_of(body: Mapping[str, Any], name: str) -> list[str]:
+    """Return the texts of a field that takes one or several."""
+    given = value_of(body, name, [], lambda x: isinstance(x, (str, list)), "a text, or a list of texts")
+    texts = [given] if isinstance(given, str) else given
+    if len(texts) > MOST_STOPS or not all(isinstance(text, str) and 0 < len(text) <= LONGEST_STOP for text in texts):
+        expected = f"at most {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters"
+        raise Refused(400, f"{name} is {shown(given)}, expected {expected}", name)
+    return texts
 
 
 def bias_of(body: Mapping[str, Any]) -> dict[int, float] | None:

@@ -19,12 +19,12 @@ from numgpt.decoding.rules import check_rules
 from numgpt.errors import TokenError
 from numgpt.model import Model, tokenizer_of
 from numgpt.pages.explanation import Explanation, explain
-from numgpt.server import fields
-from numgpt.server.answers import Answer, Choice, Part, is_empty, join, spelled
-from numgpt.server.engine import IS_CLOSING, IS_FULL, Busy, Engine, News, Text
-from numgpt.server.fields import Asked, Refused, value_of
-from numgpt.server.guard import Access, Gone, Guard, Receive, Scope, Send, body_of, content_of, refusal, refused_for
-from numgpt.server.page import page_of
+from numgpt.serve import fields
+from numgpt.serve.answers import Answer, Choice, Part, is_empty, join, spelled
+from numgpt.serve.engine import IS_CLOSING, IS_FULL, Busy, Engine, News, Text
+from numgpt.serve.fields import Asked, Refused, value_of
+from numgpt.serve.guard import Access, Gone, Guard, Receive, Scope, Send, body_of, content_of, refusal, refused_for
+from numgpt.serve.page import page_of
 
 LONGEST_EXPLAINED = 512  # tokens: a page shows all pairs of them
 T = TypeVar("T")
@@ -116,7 +116,7 @@ class Server:
             post("/detokenize", self.detokenize),
             post("/explain", self.explain),
         ]
-        guarded = [Middleware(Guard, access=access)]
+        guarded = [Middleware(Guard, access=access, paths=frozenset(route.path for route in routes))]
         handlers: dict[Any, Any] = {HTTPException: on_http}
         app = Starlette(routes=routes, middleware=guarded, exception_handlers=handlers, lifespan=living)
         app.router.redirect_slashes = False
@@ -311,8 +311,13 @@ def in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
 
 def settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
     """Give a future its result or its error, unless it has one."""
-    if not future.done():
-        future.set_exception(error) if error else future.set_result(result)
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+        future.exception()  # it is known now, also where nobody waits for it
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -1,6 +1,7 @@
 """The server over its own socket: what it answers, and what it refuses."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -12,11 +13,12 @@ from contextlib import nullcontext, suppress
 import numpy as np
 import pytest
 import requests
+from support.dumps import thorough
 from support.serving import served, small
 
 import numgpt
 from numgpt.cli import main as cli
-from numgpt.server.app import Server
+from numgpt.serve.app import Server
 
 MODEL = small()
 TOKENIZER = MODEL.tokenizer
@@ -53,6 +55,16 @@ def test_the_text_is_that_of_generate_with_the_same_seed(client, options):
     events = client.events(prompt=PROMPT, max_tokens=20, seed=5, **options)
     assert joined(events) == {"text": expected, "finish_reason": "length"}
     assert len({event["id"] for event in events}) == 1
+
+
+def test_a_text_keeps_to_a_form_and_leaves_out_what_is_banned(client):
+    options = {"regex": "(?s)[^a]{3}[b-y]{2,20}", "ban": ["e", "th"], "seed": 4}
+    answer = client.complete(prompt=PROMPT, max_tokens=50, n=3, **options)
+    for number, choice in enumerate(answer["choices"]):
+        assert choice["text"] == numgpt.complete(MODEL, PROMPT, max_new_tokens=50, stream=number, **options)
+        assert choice["finish_reason"] == "stop"
+        assert re.fullmatch("(?s)[^a]{3}[b-y]{2,20}", choice["text"])
+        assert not re.search("e|th", choice["text"])
 
 
 @pytest.mark.parametrize("options", [{"watermark": "secret"}, {"green_list": 15485863}])
@@ -202,7 +214,7 @@ def test_tokenize_and_detokenize(client):
 
 def test_when_it_ends_nobody_waits_for_a_page_that_is_being_made(monkeypatch):
     go = threading.Event()
-    monkeypatch.setattr("numgpt.server.app.explain", lambda *arguments: go.wait(30))
+    monkeypatch.setattr("numgpt.serve.app.explain", lambda *arguments: go.wait(30))
     with served(MODEL) as own:
         answers = []
         asking = threading.Thread(target=lambda: answers.append(own.post("/explain", prompt=PROMPT).status_code))
@@ -242,6 +254,7 @@ WRONG = [  # fields, and what the error is about; each is 400 unless it says oth
     ({"prompt": [10**30]}, "prompt"),
     ({"prompt": ["a"] * 129}, "prompt"),
     ({"prompt": "a " * 200}, "prompt"),
+    ({"prompt": "a" * 1_000_000}, "prompt"),
     ({"prompt": "\ud800"}, "prompt"),
     *(({"prompt": "a", "max_tokens": value}, "max_tokens") for value in (-1, 65, 1.5, "5", True, [5], 10**30)),
     *(({"prompt": "a", "temperature": value}, "temperature") for value in (-0.1, "1", True, 10**400, [1], {})),
@@ -253,6 +266,8 @@ WRONG = [  # fields, and what the error is about; each is 400 unless it says oth
     *(({"prompt": "a", "n": value}, "n") for value in (0, 129, -1, 1.0, True)),
     ({"prompt": ["a"] * 100, "n": 2}, "n"),
     *(({"prompt": "a", "stop": value}, "stop") for value in ("", [""], ["a"] * 17, 5, [5], "a" * 257, "\ud800")),
+    *(({"prompt": "a", "ban": value}, "ban") for value in ("", [""], ["a"] * 17, 5, [5], "a" * 257, "\ud800")),
+    *(({"prompt": "a", "regex": value}, "regex") for value in ("", 5, ["a"], "(", "a(?=b)", "a" * 257, "\ud800")),
     *(({"prompt": "a", "seed": value}, "seed") for value in (-1, 2**64, 1.5, "1")),
     *(({"prompt": "a", "echo": value}, "echo") for value in (1, "true")),
     *(({"prompt": "a", "logprobs": value}, "logprobs") for value in (-1, 21, True, "1")),
@@ -282,6 +297,13 @@ def test_a_wrong_field_is_told_by_its_name(client, body, field):
 def test_a_name_that_others_use_is_told_with_ours(client):
     for theirs, ours in {"max_new_tokens": "max_tokens", "temprature": "temperature"}.items():
         assert f"did you mean {ours}?" in client.post(**{"prompt": "a", theirs: 1}).json()["error"]["message"]
+
+
+def test_no_more_tokens_are_made_for_a_request_than_is_reasonable(client, monkeypatch):
+    monkeypatch.setattr("numgpt.serve.fields.MOST_TOKENS", 100)
+    answer = client.post(prompt=["a"] * 10, n=2, max_tokens=6)
+    assert answer.status_code == 400
+    assert "max_tokens is 6, expected at most 5 for 20 texts" in answer.json()["error"]["message"]
 
 
 def test_null_is_as_if_not_given(client):
@@ -422,8 +444,8 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(client):
 
 
 def test_a_body_or_a_head_that_does_not_come_is_not_waited_for(client, monkeypatch):
-    monkeypatch.setattr("numgpt.server.guard.SECONDS_FOR_A_BODY", 0.2)
-    monkeypatch.setattr("numgpt.server.running.SECONDS_FOR_HEADERS", 0.2)
+    monkeypatch.setattr("numgpt.serve.guard.SECONDS_FOR_A_BODY", 0.2)
+    monkeypatch.setattr("numgpt.serve.running.SECONDS_FOR_HEADERS", 0.2)
     head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n"
     assert client.raw(head + b'\r\n{"prompt": ').split(b" ")[1] == b"408"
     assert client.raw(head, seconds=5) == b""
@@ -495,7 +517,7 @@ def test_a_client_that_hangs_up_leaves_at_once(client):
 
 
 def test_the_log_has_no_texts(client, caplog):
-    with caplog.at_level("INFO", "numgpt.server"):
+    with caplog.at_level("INFO", "numgpt.serve"):
         client.complete(prompt="a secret of mine", max_tokens=3)
         client.get("/a%0asecret")
         client.post(prompt="a secret", wrong="secret")
@@ -506,7 +528,7 @@ def test_the_log_has_no_texts(client, caplog):
     assert "texts=1 prompt_tokens=" in found[0]
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], *thorough([signal.SIGINT], [signal.SIGINT, signal.SIGINT])])
 def test_a_signal_lets_what_is_running_end_and_the_exit_code_is_0(signals):
     command = [sys.executable, "-m", "numgpt", "serve", "--port", "0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -542,7 +564,7 @@ def test_wrong_options_end_with_a_word(flags, words, capsys):
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch, capsys):
-    for name in [name for name in sys.modules if name.startswith(("starlette", "uvicorn", "numgpt.server"))]:
+    for name in [name for name in sys.modules if name.startswith(("starlette", "uvicorn", "numgpt.serve"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "starlette", None)
     monkeypatch.setitem(sys.modules, "uvicorn", None)

@@ -14,8 +14,8 @@ from numgpt import fast
 from numgpt.decoding import batch
 from numgpt.decoding.rules import check_rules
 from numgpt.errors import OptionError
-from numgpt.server import engine
-from numgpt.server.engine import Busy, Engine, Text, log_probs
+from numgpt.serve import engine
+from numgpt.serve.engine import Busy, Engine, Text, log_probs
 
 MODEL = small()
 WAIT = 60

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from numgpt.decoding.text import cut
-from numgpt.server.engine import News, Text, Token
-from numgpt.server.fields import Asked
+from numgpt.serve.engine import News, Text, Token
+from numgpt.serve.fields import Asked
 from numgpt.tokenizer import Tokenizer
 
 Part = dict[str, Any]

@@ -119,7 +119,7 @@ async function write(prompt) {
       if (state.asking !== asking) return;
       if (part.prompt_token_ids && !state.ids.length) state.ids = part.prompt_token_ids;
       part.token_ids.forEach((id, k) => {
-        const top = Object.entries(part.logprobs.top_logprobs[k]);
+        const top = Object.entries(part.logprobs.top_logprobs[k]).sort((a, b) => b[1] - a[1]); // "7" would come first
         const others = top.map(([word, logProb], j) => ({ id: part.logprobs.top_token_ids[k][j], word, logProb }));
         const text = decoder.decode(bytesOf(part.logprobs.tokens[k]), { stream: true });
         add({ id, text, word: part.logprobs.tokens[k], logProb: part.logprobs.token_logprobs[k], others });

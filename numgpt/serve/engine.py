@@ -250,7 +250,8 @@ class Engine:
             return News(prompt)
         if not r.rules.max_new_tokens:
             return News(prompt, finish_reason="length")
-        i, may_change = choose_with_doubt(rows[-1], r, self.model.config)
+        row = r.others.steer(rows[-1:], r.text, len(r.cache) - length)[0] if r.others else rows[-1]
+        i, may_change = choose_with_doubt(row, r, self.model.config)
         if may_change:
             choice = self._aside.submit(choose_exactly, r, self.model.params, self.model.config)
             choice.add_done_callback(self._notify)

@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from numgpt.errors import ContextError, NumgptError, OptionError
-from numgpt.server.engine import Busy
-from numgpt.server.fields import Refused
+from numgpt.serve.engine import Busy
+from numgpt.serve.fields import Refused
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -37,7 +37,7 @@ OUR_HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
-log = logging.getLogger("numgpt.server")
+log = logging.getLogger("numgpt.serve")
 
 
 class Access(NamedTuple):
@@ -94,10 +94,13 @@ def host_of(header: str) -> str:
 
 
 class Guard:
-    """An application around another: lets a request through, or answers it itself."""
+    """An application around another: lets a request through, or answers it itself.
 
-    def __init__(self, app: App, access: Access) -> None:
-        self.app, self.access = app, access
+    paths  the addresses that there are: what else a client asks for is not written into the log
+    """
+
+    def __init__(self, app: App, access: Access, paths: frozenset[str]) -> None:
+        self.app, self.access, self.paths = app, access, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":  # the beginning and the end of the server
@@ -131,8 +134,7 @@ class Guard:
             if not status:
                 await refusal(refused)(scope, receive, sent)
         finally:
-            route = scope.get("route")
-            path = getattr(route, "path", "(elsewhere)")  # one that we know, so that nobody writes into the log
+            path = request.url.path if request.url.path in self.paths else "(elsewhere)"
             method = request.method if request.method in ("GET", "POST", "HEAD", "OPTIONS") else "(other)"
             told = scope.get("numgpt.log", "")
             log.info("%s %s %s %.3f s%s", method, path, status or "gone", time.perf_counter() - start, told)
