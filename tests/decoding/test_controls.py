@@ -578,7 +578,7 @@ def test_the_defaults_are_the_model_s_own_distribution():
     assert Sampling._fields == (
         *("temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
         *("logit_bias", "no_repeat_ngram_size", "bad_words", "min_new_tokens"),
-        *("presence_penalty", "frequency_penalty", "ban", "regex", "green_list"),
+        *("presence_penalty", "frequency_penalty", "ban", "regex", "green_list", "begins_with"),
     )
 
 
