@@ -121,6 +121,7 @@ def test_the_commands_print_the_same(capsys, command):
     assert call(capsys, *command, "--layer-at-a-time", "--json")[:2] == plain[:2]
 
 
+@pytest.mark.thorough
 def test_verify_compares_with_a_layer_at_a_time(capsys, tmp_path):
     dump = str(tmp_path / "dump.npz")
     assert call(capsys, "trace", "Once upon a time", "-o", dump)[0] == 0

@@ -121,6 +121,7 @@ def test_over_keys_each_token_is_as_likely_as_without():
     assert chi_square_fits([drawn[i] for i in range(5)], len(KEYS) * p)
 
 
+@pytest.mark.thorough
 def test_over_keys_whole_texts_are_as_likely_as_without():
     """Five tokens in a row, some of them behind the same ones again: all 32 texts come as often as they should."""
     p = np.array([0.6, 0.4])

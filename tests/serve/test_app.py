@@ -444,8 +444,8 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(client):
 
 
 def test_a_body_or_a_head_that_does_not_come_is_not_waited_for(client, monkeypatch):
-    monkeypatch.setattr("numgpt.serve.guard.SECONDS_FOR_A_BODY", 0.2)
-    monkeypatch.setattr("numgpt.serve.running.SECONDS_FOR_HEADERS", 0.2)
+    monkeypatch.setattr("numgpt.serve.guard.SECONDS_FOR_A_BODY", 0.1)
+    monkeypatch.setattr("numgpt.serve.running.SECONDS_FOR_HEADERS", 0.1)
     head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n"
     assert client.raw(head + b'\r\n{"prompt": ').split(b" ")[1] == b"408"
     assert client.raw(head, seconds=5) == b""

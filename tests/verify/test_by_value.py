@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.babblers import babbler, write_babbler
 from support.broken import dump
@@ -113,7 +113,6 @@ def test_logits_with_columns_of_padding_are_known_by_their_shape():
     assert places(report) == {"mine": ("logits", "shape")}
 
 
-@settings(max_examples=60)
 @given(st.data())
 def test_what_is_not_ours_is_never_matched(data):
     """Of any shape that ours have: drawn at random, or ours but for a hundredth, or between two of ours."""

@@ -49,6 +49,7 @@ def test_biases_by_distance():
 
 
 @pytest.mark.parametrize("factor", [0.7, *thorough(1.3, 2.0)])
+@pytest.mark.thorough
 def test_a_temperature(factor):
     cause = told("h.2.attn.weights", lambda t, p: softmax(factor * t["h.2.attn.scores"]))
     assert cause.startswith(f"h.2.attn.weights: a temperature: scores are multiplied by {factor:g} before the softmax")
@@ -67,7 +68,7 @@ def test_any_mask():
 
 @pytest.mark.parametrize(
     "part",
-    ["ln_2", "attn.k", *thorough("attn_out", "mlp.pre", "mlp_out")],
+    ["attn.k", *thorough("ln_2", "attn_out", "mlp.pre", "mlp_out")],
 )
 def test_parameters_of_another_layer(part):
     """Computed from what the dump has in front of it."""
