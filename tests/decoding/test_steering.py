@@ -1,11 +1,13 @@
 """A second opinion: the same text as by whole passes over all rows, without any cache."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.cli import call
 from support.dumps import wide_params
 
 import numgpt
@@ -138,3 +140,17 @@ def test_a_model_that_can_t_see_the_whole_prompt_is_refused():
     with pytest.raises(OptionError, match="strength is -1"):
         contrast(SMALL, -1)
     assert guidance(MODEL, 2).opinions[0].prompt == ()
+
+
+def test_a_job_may_be_guided_and_a_line_otherwise(tmp_path, capsys):
+    story = numgpt.load("storyteller")
+    lines = [{"prompt": "The king"}, {"prompt": "The king", "guidance_scale": 3, "negative_prompt": "A fox"}]
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    flags = ["-n", "8", "--seed", "2", "--guidance-scale", "1.5"]
+    assert call(capsys, "generate", "--input", source, "--output", output, *flags)[0] == 0
+    found = [json.loads(line)["text"] for line in output.read_text().splitlines()]
+    options = {"max_new_tokens": 8, "seed": 2, "temperature": 0.8, "top_k": 40}
+    assert found[0] == numgpt.complete(story, "The king", stream=1, guidance_scale=1.5, **options)
+    other = {"guidance_scale": 3, "negative_prompt": "A fox"}
+    assert found[1] == numgpt.complete(story, "The king", stream=2, **other, **options)

@@ -578,3 +578,16 @@ def test_a_prompt_that_ends_inside_a_word_is_healed(client):
     assert client.complete(**options)["choices"][0]["text"] == expected
     assert joined(client.events(**options))["text"] == expected
     assert client.complete(**options, echo=True)["choices"][0]["text"] == "Once upon a ti" + expected
+
+
+def test_guidance_is_that_of_the_library(client):
+    options = {"guidance_scale": 1.7, "negative_prompt": "The sea"}
+    expected = numgpt.complete(MODEL, PROMPT, max_new_tokens=9, seed=4, **options)
+    asked = {"prompt": ["A", PROMPT], "max_tokens": 9, "seed": 4, **options}
+    alone = client.complete(**{**asked, "prompt": PROMPT})["choices"][0]["text"]
+    assert alone == expected
+    assert client.complete(**asked)["choices"][1]["text"] == numgpt.complete(
+        MODEL, PROMPT, max_new_tokens=9, seed=4, stream=1, **options
+    )
+    assert client.post(prompt="a", negative_prompt="b").json()["error"]["param"] == "negative_prompt"
+    assert client.post(prompt="a", guidance_scale=1000).json()["error"]["param"] == "guidance_scale"
