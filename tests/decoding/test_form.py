@@ -90,6 +90,7 @@ def test_what_narrows_the_choice_chooses_among_what_can_match(options):
         np.testing.assert_array_equal(controlled([], pattern, **options), process(expected, [], Sampling(**options)))
 
 
+@pytest.mark.thorough
 def test_texts_come_as_often_as_they_should():
     pattern, counts, probabilities = "(ab|é)b?", {}, {}
 

@@ -96,7 +96,7 @@ def test_a_second_bug_behind_the_first_is_told_of():
     assert "behind it h.1.mlp.post differs first, by another" in cause
 
 
-@pytest.mark.parametrize("name", ["h.1.attn.weights", *thorough("embed", "h.0.mlp_out")])
+@pytest.mark.parametrize("name", thorough("h.1.attn.weights", "embed", "h.0.mlp_out"))
 def test_dropout_is_a_cause(name):
     model = wide()
     tensors = dump(IDS, model.params, model.config, dtype=np.float32)
@@ -127,7 +127,7 @@ TWO = [("erf", "position offset 1"), ("no scale", "no residual"), ("epsilon 1e-3
 
 
 @pytest.mark.parametrize("two", [TWO[0], *thorough(*TWO[1:])])
-@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("full", [True, *thorough(False)])
 def test_two_mistakes_are_both_named(two, full):
     model = wide()
     tensors = dump(IDS, model.params, model.config, two, dtype=np.float32)

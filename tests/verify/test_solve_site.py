@@ -55,6 +55,7 @@ def test_a_temperature(factor):
     assert cause.startswith(f"h.2.attn.weights: a temperature: scores are multiplied by {factor:g} before the softmax")
 
 
+@pytest.mark.thorough
 def test_any_mask():
     sees = np.tri(T, dtype=bool)
     sees[5, 1] = sees[7, 3] = False
