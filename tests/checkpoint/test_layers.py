@@ -130,6 +130,7 @@ def test_verify_compares_with_a_layer_at_a_time(capsys, tmp_path):
     assert "DIFFERS" not in out
 
 
+@pytest.mark.thorough
 def test_what_is_converted_is_never_held_as_a_whole(capsys, tmp_path):
     source = numgpt.hub.loading.locate("storyteller")
     size = (source / "model.safetensors").stat().st_size

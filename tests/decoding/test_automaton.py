@@ -51,6 +51,7 @@ def test_a_text_matches_where_regex_says_so(seed):
             assert place == DEAD, (pattern, text)
 
 
+@pytest.mark.thorough
 @given(seeds)
 def test_where_a_text_is_not_dead_something_completes_it_and_regex_says_so_too(seed):
     pattern, random = pattern_of(seed)

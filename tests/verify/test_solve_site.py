@@ -35,6 +35,7 @@ def test_the_ids_that_were_looked_up():
     assert cause.startswith("embed: other ids: 3, 1, 4, 15, 9, 26, 30, 3, ... instead of 3, 1, 4, 15, 9, 26, 5, 3")
 
 
+@pytest.mark.thorough
 def test_biases_by_distance():
     biases = DICE.normal(size=(3, T))
 
