@@ -48,10 +48,13 @@ def serving(model: str, *flags: str) -> Any:
         assert server.process.wait(60) == 0
 
 
-async def ask(port: int, fields: dict[str, Any], leave_after: int | None = None) -> tuple[int, list[float], list[Any]]:
+async def ask(
+    port: int, fields: dict[str, Any], leave_after: int | None = None, reads: bool = False
+) -> tuple[int, list[float], list[Any]]:
     """POST a completion. Return the status, when each part of the answer came, and what came: events, or one answer.
 
     leave_after  hang up after so many parts
+    reads        read what came, which takes this process time
     """
     body = json.dumps(fields).encode()
     start = time.perf_counter()
@@ -69,7 +72,7 @@ async def ask(port: int, fields: dict[str, Any], leave_after: int | None = None)
             got += 1
             held += part
             times += [time.perf_counter() - start] * part.count(b"data: {")
-        if leave_after is None:
+        if reads:
             found = re.findall(rb"(?m)^(?:data: )?(\{.*\})\r?$", held)
         return status, times, [json.loads(one) for one in found]
     finally:
@@ -83,10 +86,10 @@ def story(seed: int, n: int, **more: Any) -> dict[str, Any]:
 async def gain(port: int, n: int, clients: int = 8) -> float:
     """Tokens a second of clients that stream at once, by those of the same texts one after the other."""
 
-    async def at_once() -> float:
-        start = time.perf_counter()
+    async def at_once() -> float:  # until the first of them has come to its end
         answers = await asyncio.gather(*(ask(port, story(seed, n)) for seed in range(clients)))
-        return sum(len(times) for _, times, _ in answers) / (time.perf_counter() - start)
+        end = min(times[-1] for _, times, _ in answers)
+        return sum(t <= end for _, times, _ in answers for t in times) / end
 
     async def in_turn() -> float:
         start, count = time.perf_counter(), 0
@@ -135,7 +138,7 @@ async def crowd(server: Server, clients: int, minutes: float) -> dict[str, Any]:
                     await asyncio.wait_for(ask(server.port, fields, leaves), dice.random() / 5)
                 counts["hung up"] += 1
                 continue
-            status, _, found = await ask(server.port, fields, leaves)
+            status, _, found = await ask(server.port, fields, leaves, reads=leaves is None)
             if leaves:
                 counts["hung up"] += 1
             elif status == 503:
@@ -159,7 +162,7 @@ async def crowd(server: Server, clients: int, minutes: float) -> dict[str, Any]:
     others = 0
     sample = random.Random(0).sample(sorted(texts), min(len(texts), 400))
     for fields in sample:
-        _, _, found = await ask(server.port, json.loads(fields))
+        _, _, found = await ask(server.port, json.loads(fields), reads=True)
         others += "".join(c["text"] for event in found for c in event["choices"]) != texts[fields]
     quarter = max(1, len(memory) // 4)
     grown = statistics.median(memory[-quarter:]) - statistics.median(memory[quarter : 2 * quarter])
