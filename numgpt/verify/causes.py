@@ -349,8 +349,8 @@ def with_gains_of_one_more(params: Params) -> Params:
 
 
 def with_layers(params: Params, order: list[int]) -> Params:
-    """Return parameters with those of other layers in each layer."""
-    return {**params, "h": [params["h"][i] for i in order]}
+    """Return parameters with those of other layers in each layer. What a mistake before left out is passed over."""
+    return {**params, "h": [params["h"][i] for i in order if i < len(params["h"])]}
 
 
 def with_rounded(params: Params, table: str, function: Function) -> Params:

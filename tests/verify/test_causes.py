@@ -6,7 +6,7 @@ from support.dumps import IDS, wide
 
 from numgpt.params import map_leaves
 from numgpt.trace import collect, layer_and_base
-from numgpt.verify.causes import all_causes
+from numgpt.verify.causes import all_causes, with_layers
 from numgpt.verify.foreign import Found
 from numgpt.verify.noise import gap_between
 from numgpt.verify.passes import run
@@ -36,3 +36,7 @@ def test_what_a_model_can_not_get_wrong_is_not_tried(changes):
     assert any("unbiased" in line for line in words) == (changes.get("n_embd") != 1)
     assert any("every layer has the parameters" in line for line in words) == ("n_layer" not in changes)
     assert not any("lm_head" in line for line in words)
+
+
+def test_layers_that_a_mistake_before_left_out_are_passed_over():
+    assert with_layers({"h": ["first", "second"]}, [2, 1, 0]) == {"h": ["second", "first"]}
