@@ -5,7 +5,7 @@ Sources: "Perplexity of fixed-length models" in the documentation of Transformer
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -218,8 +218,8 @@ def likeliest(
     """
     found = []
     for row, i in zip(predict(ids, first, model, forward, cache_dtype), ids[first:], strict=True):
-        best = np.argsort(-row[: model.config.n_tokens], kind="stable")[:n].tolist()
-        found.append((log_prob(row, i), [(other, log_prob(row, other)) for other in best]))
+        log_p, best = log_probs(row, i, n, model.config.n_tokens)
+        found.append((log_p, list(best)))
     return found
 
 
@@ -297,6 +297,30 @@ def log_prob(logits: np.ndarray, i: int) -> float:
     check_largest(largest)
     x = logits.astype(np.float64) - float(largest)
     return float(x[i] - math.log(np.exp(x).sum()))
+
+
+def log_probs(
+    logits: np.ndarray, i: int, n: int, n_tokens: int | None = None
+) -> tuple[float, Sequence[tuple[int, float]]]:
+    """Return the `log_prob` of id i, and the n likeliest ids with theirs, the likeliest first; of equals the lowest id.
+
+    logits    [V]
+    n_tokens  how many of the ids are tokens: those behind them pad the vocabulary, and are none of the likeliest
+    Raises CheckpointError where logits are not finite.
+
+    >>> log_p, likeliest = log_probs(np.log([0.25, 0.5, 0.25]), 0, n=2)
+    >>> round(math.exp(log_p), 9), [(i, round(math.exp(log_p), 9)) for i, log_p in likeliest]
+    (0.25, [(1, 0.5), (0, 0.25)])
+    """
+    largest = logits.max()
+    check_largest(largest)
+    x = logits.astype(np.float64) - float(largest)
+    x -= math.log(np.exp(x).sum())
+    tokens = x[:n_tokens]
+    n = min(n, len(tokens))
+    best = np.flatnonzero(tokens >= np.partition(tokens, -n)[-n]) if n else np.empty(0, int)
+    best = best[np.argsort(-tokens[best], kind="stable")][:n]
+    return float(x[i]), tuple((int(j), float(x[j])) for j in best)
 
 
 def rank(logits: np.ndarray, logit: float) -> int:

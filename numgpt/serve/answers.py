@@ -56,6 +56,7 @@ class Choice:
             rules = rules._replace(controls=rules.controls._replace(begins_with=last))
         self.text = Text(self.prompt.ids, rules, number, asked.logprobs, scores_prompt, listener=self)
         self.count = 0  # of new tokens
+        self._stops = [stop.decode() for stop in rules.stop_strings]
         self._is_new = True
         self._of_prompt, self._of_text = Decoder(tokenizer), Decoder(tokenizer, len(self.prompt.text) - len(last))
         self._again = len(last)  # characters that the prompt has already
@@ -75,7 +76,7 @@ class Choice:
         if news.is_last:
             text += self._of_text.end()
         text, self._again = text[self._again :], max(self._again - len(text), 0)
-        text, self._held, _ = cut(self._held + text, [stop.decode() for stop in asked.rules.stop_strings])
+        text, self._held, _ = cut(self._held + text, self._stops)
         if news.is_last:
             text, self._held = text + self._held, ""
 

@@ -6,7 +6,6 @@
 The engine has a thread of its own, in which all passes run.
 """
 
-import math
 import threading
 import time
 from collections import deque
@@ -20,7 +19,7 @@ import numpy as np
 from numgpt import fast
 from numgpt.decoding.batch import Running, append, begin, choose_exactly, choose_with_doubt
 from numgpt.decoding.rules import Rules
-from numgpt.measure.scoring import check_largest
+from numgpt.measure.scoring import log_probs
 from numgpt.model import Model
 
 PART = 128  # tokens of prompts in one pass: longer ones are read in parts, between which the other texts go on
@@ -291,27 +290,3 @@ def shared(parts: list[list[int]], room: int) -> list[list[int]]:
         cut[at] = parts[at][: max(1, room // (len(parts) - n))]
         room -= len(cut[at])
     return cut
-
-
-def log_probs(
-    logits: np.ndarray, i: int, n: int, n_tokens: int | None = None
-) -> tuple[float, tuple[tuple[int, float], ...]]:
-    """Return the log-probability of id i, and the n likeliest ids with theirs, the likeliest first.
-
-    logits    [V]; computed in float64
-    n_tokens  how many of the ids are tokens: those behind them pad the vocabulary, and are none of the likeliest
-    Raises CheckpointError where logits are not finite.
-
-    >>> log_p, likeliest = log_probs(np.log([0.25, 0.5, 0.25]), 0, n=2)
-    >>> round(math.exp(log_p), 9), [(i, round(math.exp(log_p), 9)) for i, log_p in likeliest]
-    (0.25, [(1, 0.5), (0, 0.25)])
-    """
-    largest = logits.max()
-    check_largest(largest)
-    x = logits.astype(np.float64)
-    x -= float(largest) + math.log(np.exp(x - float(largest)).sum())
-    tokens = x[:n_tokens]
-    n = min(n, len(tokens))
-    best = np.flatnonzero(tokens >= np.partition(tokens, -n)[-n]) if n else np.empty(0, int)
-    best = best[np.argsort(-tokens[best], kind="stable")][:n]
-    return float(x[i]), tuple((int(j), float(x[j])) for j in best)

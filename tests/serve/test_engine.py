@@ -14,8 +14,9 @@ from numgpt import fast
 from numgpt.decoding import batch
 from numgpt.decoding.rules import check_rules
 from numgpt.errors import OptionError
+from numgpt.measure.scoring import log_probs
 from numgpt.serve import engine
-from numgpt.serve.engine import Busy, Engine, Text, log_probs
+from numgpt.serve.engine import Busy, Engine, Text
 
 MODEL = small()
 WAIT = 60
